@@ -1,0 +1,51 @@
+"""What the notebooks share: the interface of "Dive into Deep Learning", and what it costs.
+
+`import d2l_utils as d2l` gives `d2l.Classifier`, `d2l.Trainer`, `d2l.FashionMNIST`, `d2l.VGG`, …
+"""
+
+import warnings
+
+# Lazy layers are what the book teaches; older torch warns at each one that they may yet change.
+warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
+
+from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display  # noqa: E402
+from d2l_utils.cost import LayerCost, layer_costs, saved_tensors  # noqa: E402
+from d2l_utils.data import DataModule, FashionMNIST  # noqa: E402
+from d2l_utils.device import cpu, fast_precision, gpu, num_gpus, try_all_gpus, try_gpu  # noqa: E402
+from d2l_utils.models import VGG, VGG_ARCHS, AlexNet, vgg_block  # noqa: E402
+from d2l_utils.module import (  # noqa: E402
+    Classifier,
+    HyperParameters,
+    Module,
+    add_to_class,
+    init_cnn,
+)
+from d2l_utils.trainer import Trainer  # noqa: E402
+
+__all__ = [
+    "VGG",
+    "VGG_ARCHS",
+    "AlexNet",
+    "Classifier",
+    "DataModule",
+    "FashionMNIST",
+    "HyperParameters",
+    "LayerCost",
+    "Module",
+    "ProgressBoard",
+    "Trainer",
+    "add_to_class",
+    "cpu",
+    "fast_precision",
+    "gpu",
+    "init_cnn",
+    "layer_costs",
+    "num_gpus",
+    "saved_tensors",
+    "set_figsize",
+    "show_images",
+    "try_all_gpus",
+    "try_gpu",
+    "use_svg_display",
+    "vgg_block",
+]

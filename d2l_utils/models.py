@@ -1,0 +1,203 @@
+"""The networks of the section: VGG blocks, VGG, the paper's Table 1 as data, and AlexNet."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from d2l_utils.module import Classifier, init_cnn
+
+__all__ = ["VGG", "VGG_ARCHS", "AlexNet", "vgg_block"]
+
+Arch = Sequence[tuple[int | Sequence[int | str], int]]
+
+_A = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
+_3X3_3X3_1X1 = (3, 3, 1)
+
+VGG_ARCHS: dict[str, Arch] = {
+    "A": _A,
+    "A-LRN": (((3, "LRN"), 64), *_A[1:]),
+    "B": ((2, 64), (2, 128), (2, 256), (2, 512), (2, 512)),
+    "C": ((2, 64), (2, 128), (_3X3_3X3_1X1, 256), (_3X3_3X3_1X1, 512), (_3X3_3X3_1X1, 512)),
+    "D": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
+    "E": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
+}
+"""The columns of Table 1 of Simonyan and Zisserman, 2014, arXiv 1409.1556: A is VGG-11, B is
+VGG-13, C and D have 16 weight layers (D is what is called VGG-16), E is VGG-19."""
+
+
+def vgg_block(
+    num_convs: int | Sequence[int | str], out_channels: int, *, batch_norm: bool = False
+) -> nn.Sequential:
+    """Return a VGG block: convolutions with ReLU, then a 2 x 2 max pooling that halves the image.
+
+    `(n, c, h, w)` becomes `(n, out_channels, h // 2, w // 2)`.
+
+    Args:
+        num_convs: the number of 3 x 3 convolutions; or a list of what the block holds: odd kernel
+            sizes, and "LRN" for local response normalisation, as in columns A-LRN and C of the
+            paper.
+        out_channels: channels that each convolution gives.
+        batch_norm: normalise after each convolution, which then needs no bias.
+
+    Raises:
+        ValueError: if there is no convolution, an even kernel, or no channel.
+        TypeError: if a number is not a whole one.
+
+    >>> print(vgg_block(1, 64))
+    Sequential(
+      (0): LazyConv2d(0, 64, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+      (1): ReLU()
+      (2): MaxPool2d(kernel_size=2, stride=2, padding=0, dilation=1, ceil_mode=False)
+    )
+    """
+    _check_count("out_channels", out_channels)
+    if isinstance(num_convs, str) or not isinstance(num_convs, Sequence):
+        _check_count("num_convs", num_convs)
+        num_convs = (3,) * num_convs
+    items = tuple(num_convs)
+    if not any(isinstance(item, int) for item in items):
+        raise ValueError(f"num_convs is {items!r}; a block needs at least one convolution")
+    layers = []
+    for item in items:
+        if item == "LRN":
+            # The constants are the AlexNet paper's, to which VGG's refers; its alpha of 1e-4
+            # multiplies a sum over 5 channels, torch's a mean.
+            layers.append(nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0))
+            continue
+        if not isinstance(item, int) or item < 1 or item % 2 == 0:
+            raise ValueError(f'{item!r} is no part of a VGG block; odd kernel sizes and "LRN" are')
+        layers.append(nn.LazyConv2d(out_channels, item, padding=item // 2, bias=not batch_norm))
+        if batch_norm:
+            layers.append(nn.LazyBatchNorm2d())
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers, nn.MaxPool2d(kernel_size=2, stride=2))
+
+
+class VGG(Classifier):
+    """VGG: blocks of convolutions, then fully connected layers.
+
+    Images are `(n, channels, h, w)`, with any number of channels; each block halves h and w, so
+    they must be at least 2 to the number of blocks. The output are logits, `(n, num_classes)`.
+
+    Args:
+        arch: one `(num_convs, out_channels)` a block, as `vgg_block` takes them, such as
+            `VGG_ARCHS["D"]`.
+        lr: learning rate of plain SGD.
+        num_classes: number of logits.
+        head: widths of the hidden fully connected layers, each with ReLU and dropout 0.5; or
+            "gap": global average pooling instead of them.
+        batch_norm: normalise after each convolution.
+
+    Raises:
+        ValueError: if the architecture, the head or a number makes no network.
+        TypeError: if a number is not a whole one.
+
+    Source: Simonyan and Zisserman, 2014, arXiv 1409.1556. Weights are drawn by Xavier's rule.
+
+    >>> import torch
+    >>> narrow = VGG(((1, 16), (1, 32), (2, 64), (2, 128), (2, 128)), lr=0.01)
+    >>> narrow(torch.zeros(2, 1, 32, 32)).shape
+    torch.Size([2, 10])
+    """
+
+    def __init__(
+        self,
+        arch: Arch,
+        lr: float = 0.1,
+        num_classes: int = 10,
+        *,
+        head: Sequence[int] | Literal["gap"] = (4096, 4096),
+        batch_norm: bool = False,
+    ):
+        super().__init__()
+        _check_count("num_classes", num_classes)
+        self.save_hyperparameters()
+        blocks = [_check_block(block) for block in _check_arch(arch)]
+        self.net = nn.Sequential(
+            *(vgg_block(*block, batch_norm=batch_norm) for block in blocks),
+            *_head(head),
+            nn.LazyLinear(num_classes),
+        )
+        self.net.apply(init_cnn)
+
+
+class AlexNet(Classifier):
+    """AlexNet as the section before VGG builds it: not torchvision's, which has fewer channels.
+
+    Images are `(n, channels, h, w)`, usually of 224 x 224; logits are `(n, num_classes)`.
+
+    Args:
+        lr: learning rate of plain SGD.
+        num_classes: number of logits.
+
+    Raises:
+        ValueError: if `num_classes` is below 1.
+        TypeError: if it is no whole number.
+
+    Source: Krizhevsky, Sutskever and Hinton, 2012. Weights are drawn by Xavier's rule.
+
+    >>> import torch
+    >>> AlexNet()(torch.zeros(1, 1, 224, 224)).shape
+    torch.Size([1, 10])
+    """
+
+    def __init__(self, lr: float = 0.1, num_classes: int = 10):
+        super().__init__()
+        _check_count("num_classes", num_classes)
+        self.save_hyperparameters()
+
+        def pool():
+            return nn.MaxPool2d(kernel_size=3, stride=2)
+
+        def conv(channels, kernel_size, **options):
+            return [nn.LazyConv2d(channels, kernel_size, **options), nn.ReLU()]
+
+        self.net = nn.Sequential(
+            *conv(96, kernel_size=11, stride=4, padding=1),
+            pool(),
+            *conv(256, kernel_size=5, padding=2),
+            pool(),
+            *conv(384, kernel_size=3, padding=1),
+            *conv(384, kernel_size=3, padding=1),
+            *conv(256, kernel_size=3, padding=1),
+            pool(),
+            *_head((4096, 4096)),
+            nn.LazyLinear(num_classes),
+        )
+        self.net.apply(init_cnn)
+
+
+def _head(head) -> list[nn.Module]:
+    """Return the layers between the last block and the last linear layer."""
+    if head == "gap":
+        return [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if isinstance(head, str) or not isinstance(head, Sequence):
+        raise ValueError(f'head is {head!r}; it must be a list of widths, or "gap"')
+    layers = [nn.Flatten()]
+    for width in head:
+        _check_count("a width of head", width)
+        layers += [nn.LazyLinear(width), nn.ReLU(), nn.Dropout(0.5)]
+    return layers
+
+
+def _check_count(name, value):
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; it must be a whole number")
+    if value < 1:
+        raise ValueError(f"{name} is {value}; it must be at least 1")
+
+
+def _check_arch(arch):
+    if isinstance(arch, str) or not isinstance(arch, Sequence) or not arch:
+        raise ValueError(
+            f"arch is {arch!r}; it must be a list of blocks (num_convs, out_channels), "
+            'such as VGG_ARCHS["A"]'
+        )
+    return arch
+
+
+def _check_block(block):
+    if isinstance(block, str) or not isinstance(block, Sequence) or len(block) != 2:
+        raise ValueError(f"a block is {block!r}; it must be a pair (num_convs, out_channels)")
+    return block
