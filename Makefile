@@ -1,0 +1,71 @@
+# make book        build the pages          make notebooks   run all notebooks, store their outputs
+# make test        check everything         make results     train what book/results lacks
+# make lab         open JupyterLab          make clean       remove what was built
+#
+# Each sets itself up: .venv with requirements.txt and the package, and Fashion-MNIST.
+# Once that is done it is not done again, and nothing needs the network.
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The first Python that fits; `make PYTHON=/path/to/python3 book` takes another. Used only to make .venv.
+PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
+    $(python) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+    && echo $(python))))
+
+# `make notebooks NOTEBOOK=book/flops.ipynb` runs one.
+NOTEBOOK ?= $(sort $(wildcard book/*.ipynb))
+
+# What no two runs have in common goes; outputs, counts and cell ids stay.
+NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
+    "metadata.language_info.version cell.metadata.execution"
+
+.PHONY: book test lab notebooks normalised results data clean
+
+book: data
+	$(BIN)/jupyter-book build . -q
+
+# The tests build the book too, with warnings as errors.
+test: data
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(MAKE) --no-print-directory normalised
+	$(BIN)/pytest --nbval -n 2 --dist loadfile
+
+lab: data
+	$(BIN)/jupyter lab --ServerApp.root_dir=book --LabApp.default_url=/lab/tree/index.md
+
+notebooks: data
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
+	    --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
+	    --ExecutePreprocessor.record_timing=False --coalesce-streams $(NOTEBOOK)
+	$(NORMALISE) $(NOTEBOOK)
+
+normalised: $(INSTALLED)
+	$(NORMALISE) --verify $(NOTEBOOK)
+
+results: data
+	for grid in $(wildcard book/experiments/*.toml); do $(BIN)/python -m d2l_utils.experiment $$grid || exit; done
+
+# Debian has the data set as a package; elsewhere it is downloaded.
+data: $(INSTALLED)
+	@$(BIN)/python -m d2l_utils.data --check >/dev/null 2>&1 || { \
+	    if command -v apt-get >/dev/null; then \
+	        sudo=$$(test $$(id -u) = 0 || echo sudo -n); \
+	        $$sudo apt-get update -q && $$sudo apt-get install -qy dataset-fashion-mnist; \
+	    fi; \
+	    $(BIN)/python -m d2l_utils.data; }
+
+$(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), once; this takes some minutes."
+	$(BIN)/python -m pip install -q -r requirements.txt -e .
+	touch $@
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 here; name one with PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+clean:
+	rm -rf _build *.egg-info .hypothesis .pytest_cache .ruff_cache book/.ipynb_checkpoints
+	find d2l_utils tests -name __pycache__ -exec rm -rf {} +

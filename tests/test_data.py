@@ -1,0 +1,559 @@
+"""Fashion-MNIST: the right pixels, in the right order, from the right files, or a clear error."""
+
+import gzip
+import hashlib
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from urllib.error import URLError
+
+import matplotlib
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from PIL import Image
+from torchvision import datasets, transforms
+
+import d2l_utils as d2l
+from d2l_utils import data as data_module
+from d2l_utils.data import ImageSet
+
+
+@pytest.fixture(scope="module")
+def fashion():
+    return d2l.FashionMNIST(batch_size=128)
+
+
+def numbered(data, n):
+    """Makes `n` images out of their own numbers, so that an order can be read off the labels."""
+    images = torch.arange(n).remainder(256).to(torch.uint8)[:, None, None].expand(n, 28, 28)
+    data.train = ImageSet(images.contiguous(), torch.arange(n), data.resize)
+    return data
+
+
+def labels_of(loader):
+    return torch.cat([y for _, y in loader])
+
+
+# --- the images -------------------------------------------------------------------------------
+
+
+def test_it_is_the_official_data_set(fashion):
+    assert (len(fashion.train), len(fashion.val)) == (60_000, 10_000)
+    assert torch.bincount(fashion.train.labels).tolist() == [6000] * 10
+    assert torch.bincount(fashion.val.labels).tolist() == [1000] * 10
+    assert fashion.train.images.dtype == torch.uint8
+    pixels = fashion.train.images.double() / 255
+    # Mean and standard deviation as the data set's users report them.
+    assert float(pixels.mean()) == pytest.approx(0.28604, abs=1e-5)
+    assert float(pixels.std()) == pytest.approx(0.35302, abs=1e-5)
+
+
+def test_items_and_batches_have_the_types_of_torchvision(fashion):
+    image, label = fashion.train[0]
+    assert (image.shape, image.dtype, label) == ((1, 28, 28), torch.float32, 9)
+    assert 0 <= float(image.min()) and float(image.max()) == 1
+    assert fashion.train[-1][1] == int(fashion.train.labels[-1])
+    with pytest.raises(IndexError):
+        fashion.train[60_000]
+    X, y = next(iter(fashion.train_dataloader()))
+    assert (X.shape, X.dtype) == ((128, 1, 28, 28), torch.float32)
+    assert (y.shape, y.dtype) == ((128,), torch.int64)
+
+
+@pytest.mark.parametrize("size", [(n, n) for n in (28, 32, 56, 84, 96, 224)] + [(40, 20)])
+def test_pixels_are_those_of_torchvision(fashion, size):
+    reference = transforms.Compose([transforms.Resize(size), transforms.ToTensor()])
+    chosen = range(0, 10_000, 250)
+    sources = [Image.fromarray(fashion.val.images[i].numpy(), mode=None) for i in chosen]
+    expected = torch.stack([reference(image) for image in sources])
+    subset = ImageSet(fashion.val.images[chosen], fashion.val.labels[chosen], size)
+    assert torch.equal(torch.stack([subset[i][0] for i in range(len(subset))]), expected)
+    data = d2l.FashionMNIST.__new__(d2l.FashionMNIST)  # loads nothing again
+    data.batch_size, data.resize, data.augment, data.train = 7, size, (), subset
+    data.val = subset
+    assert torch.equal(torch.cat([X for X, _ in data.val_dataloader()]), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("size", [(56, 56), (224, 224)])
+def test_pixels_on_a_gpu_are_within_one_grey_level(fashion, size):
+    images = fashion.val.images[:256, None]
+    on_gpu = data_module.resize_images(images.cuda(), size).cpu()
+    on_cpu = data_module.resize_images(images, size)
+    assert float((on_gpu - on_cpu).abs().max()) < 1.5 / 255
+
+
+def test_batches_go_where_the_data_is_told_to(fashion):
+    data = d2l.FashionMNIST.__new__(d2l.FashionMNIST)
+    data.__dict__ |= fashion.__dict__
+    data.device = torch.device("meta")
+    X, y = next(iter(data.val_dataloader()))
+    assert X.device == y.device == data.device
+    assert fashion.device == d2l.cpu()
+
+
+# --- loaders ----------------------------------------------------------------------------------
+
+
+def test_every_epoch_has_each_image_once_in_an_order_of_its_own():
+    data = numbered(d2l.FashionMNIST(batch_size=64, train_size=1), 300)
+    loader = data.train_dataloader()
+    first, second = labels_of(loader), labels_of(loader)
+    assert len(loader) == 5
+    assert [len(y) for _, y in loader] == [64, 64, 64, 64, 44]
+    assert not torch.equal(first, torch.arange(300))
+    assert not torch.equal(first, second)
+    assert torch.equal(first.sort().values, torch.arange(300))
+    assert torch.equal(second.sort().values, torch.arange(300))
+    for X, y in loader:
+        assert torch.equal((X[:, 0, 0, 0] * 255).round().long(), y.remainder(256))
+
+
+def test_validation_has_a_fixed_order(fashion):
+    assert torch.equal(labels_of(fashion.val_dataloader()), fashion.val.labels)
+    assert len(fashion.val_dataloader()) == 79
+
+
+def test_a_seed_fixes_order_and_augmentation():
+    def epochs(seed, global_seed):
+        data = numbered(d2l.FashionMNIST(train_size=1, augment=["flip", "crop"], seed=seed), 300)
+        data.train.images[:, :, :14] = 0
+        torch.manual_seed(global_seed)
+        return [torch.cat([part.flatten() for part in batch]) for batch in data.train_dataloader()]
+
+    def same(a, b):
+        return all(map(torch.equal, a, b))
+
+    assert same(epochs(1, 0), epochs(1, 9))
+    assert not same(epochs(1, 0), epochs(2, 0))
+    assert same(epochs(None, 5), epochs(None, 5))
+    assert not same(epochs(None, 5), epochs(None, 6))
+
+
+def test_a_seed_leaves_the_global_generator_alone():
+    data = numbered(d2l.FashionMNIST(train_size=1, seed=0), 300)
+    state = torch.get_rng_state()
+    labels_of(data.train_dataloader())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_holdout_is_the_end_of_the_training_set(fashion):
+    data = d2l.FashionMNIST(holdout=10_000)
+    assert torch.equal(data.train.images, fashion.train.images[:50_000])
+    assert torch.equal(data.train.labels, fashion.train.labels[:50_000])
+    assert torch.equal(data.val.images, fashion.train.images[50_000:])
+    assert torch.equal(data.val.labels, fashion.train.labels[50_000:])
+    small = d2l.FashionMNIST(holdout=10_000, train_size=50)
+    assert torch.equal(small.train.images, fashion.train.images[:50])
+    assert torch.equal(small.val.images, data.val.images)
+
+
+def test_train_size_takes_the_first_images(fashion):
+    data = d2l.FashionMNIST(batch_size=64, train_size=100)
+    assert torch.equal(data.train.images, fashion.train.images[:100])
+    assert [len(X) for X, _ in data.train_dataloader()] == [64, 36]
+    assert len(data.val) == 10_000
+
+
+def augmented(names, n=2000):
+    """Returns images with one bright pixel each, before and after augmentation."""
+    data = d2l.FashionMNIST(batch_size=n, train_size=1, augment=names, seed=3)
+    images = torch.zeros(n, 28, 28, dtype=torch.uint8)
+    images[:, 10, 5] = 255
+    data.train = ImageSet(images, torch.zeros(n, dtype=torch.long), (28, 28))
+    data.val = data.train
+    ((before, _),), ((after, _),) = data.val_dataloader(), data.train_dataloader()
+    assert torch.equal(before[:, 0] * 255, images.float())  # validation is never augmented
+    return after.squeeze(1).nonzero()[:, 1:]
+
+
+def test_without_augmentation_images_stay():
+    assert augmented([]).unique(dim=0).tolist() == [[10, 5]]
+
+
+def test_flip_mirrors_about_half_of_the_images():
+    places, counts = augmented(["flip"]).unique(dim=0, return_counts=True)
+    assert places.tolist() == [[10, 5], [10, 22]]
+    assert abs(int(counts[0]) - 1000) < 150
+
+
+def test_crop_shifts_by_up_to_two_pixels_each_way_alike():
+    places, counts = augmented(["crop"]).unique(dim=0, return_counts=True)
+    assert places.tolist() == [[row, col] for row in range(8, 13) for col in range(3, 8)]
+    assert counts.sum() == 2000 and counts.min() > 40  # 80 each are expected
+
+
+def test_crop_lets_zeros_in():
+    data = d2l.FashionMNIST(batch_size=100, train_size=100, augment=["crop"], seed=0)
+    data.train.images = torch.full_like(data.train.images, 255)
+    ((X, _),) = data.train_dataloader()
+    lost = 784 - X.sum(dim=(1, 2, 3)).round().int()
+    assert int(lost.max()) == 784 - 26 * 26
+
+
+# --- labels and pictures ----------------------------------------------------------------------
+
+
+def test_text_labels(fashion):
+    names = "t-shirt trouser pullover dress coat sandal shirt sneaker bag".split()
+    assert fashion.text_labels(range(10)) == [*names, "ankle boot"]
+    assert fashion.text_labels(torch.tensor([9, 0])) == ["ankle boot", "t-shirt"]
+
+
+@pytest.mark.parametrize("wrong", [-1, 10])
+def test_text_labels_out_of_range(fashion, wrong):
+    with pytest.raises(ValueError, match=f"no class has the label {wrong}; labels run from 0 to 9"):
+        fashion.text_labels(torch.tensor([3, wrong]))
+
+
+@pytest.fixture
+def no_window():
+    matplotlib.use("Agg")
+    yield
+    plt.close("all")
+
+
+def test_visualize(fashion, no_window):
+    batch = next(iter(fashion.val_dataloader()))
+    axes = fashion.visualize(batch)
+    assert [ax.get_title() for ax in axes] == fashion.text_labels(batch[1][:8])
+    assert axes[3].images[0].get_array().tolist() == batch[0][3, 0].tolist()
+    axes = fashion.visualize(batch, nrows=2, ncols=2, labels=["a", "b", "c", "d"])
+    assert [ax.get_title() for ax in axes] == ["a", "b", "c", "d"]
+    axes = fashion.visualize([part[:3] for part in batch])
+    assert [len(ax.images) for ax in axes] == [1, 1, 1, 0, 0, 0, 0, 0]
+
+
+# --- arguments --------------------------------------------------------------------------------
+
+
+def test_arguments_are_kept():
+    data = d2l.FashionMNIST(32, [56, 84], None, 4, train_size=10, augment=["flip"], seed=1)
+    assert (data.batch_size, data.resize, data.num_workers) == (32, (56, 84), 4)
+    assert data.hparams["augment"] == ["flip"]
+    assert data.train[0][0].shape == (1, 56, 84)
+
+
+@pytest.mark.parametrize(
+    "resize", [28, "28", (28,), (28, 28, 28), (28.0, 28), (0, 28), (28, -1), None, "ab"]
+)
+def test_unknown_forms_of_resize(resize):
+    with pytest.raises(ValueError, match=r"resize is .*; it must be two whole numbers, height and"):
+        d2l.FashionMNIST(resize=resize)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; it must be at least 1"),
+        ({"batch_size": -5}, "batch_size is -5; it must be at least 1"),
+        ({"num_workers": -1}, "num_workers is -1; it must be at least 0"),
+        ({"holdout": -1}, "holdout is -1; it must be from 0 to 59999"),
+        ({"holdout": 60_000}, "holdout is 60000; it must be from 0 to 59999"),
+        ({"train_size": 0}, "train_size is 0; it must be from 1 to 60000"),
+        (
+            {"train_size": 50_001, "holdout": 10_000},
+            "train_size is 50001; it must be from 1 to 50000",
+        ),
+        ({"augment": ["rotate"]}, r"augment is \['rotate'\]; it must be a list of any of"),
+        ({"augment": "flip"}, r"augment is 'flip'; it must be a list of any of \('flip', 'crop'\)"),
+    ],
+)
+def test_arguments_out_of_range(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        d2l.FashionMNIST(**arguments)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "num_workers", "holdout", "train_size"])
+@pytest.mark.parametrize("value", [2.5, "8", True])
+def test_arguments_that_are_no_whole_numbers(name, value):
+    with pytest.raises(TypeError, match=f"{name} is {value!r}; it must be a whole number"):
+        d2l.FashionMNIST(**{name: value})
+
+
+# --- DataModule -------------------------------------------------------------------------------
+
+
+def test_the_defaults_of_the_base_class():
+    data = d2l.DataModule()
+    assert (data.root, data.num_workers) == ("../data", 4)
+    with pytest.raises(NotImplementedError, match=r"DataModule defines no get_dataloader\(train\)"):
+        data.train_dataloader()
+
+
+def test_tensorloader():
+    class Numbers(d2l.DataModule):
+        batch_size = 4
+
+        def get_dataloader(self, train):
+            indices = slice(0, 8) if train else slice(8, None)
+            return self.get_tensorloader([torch.arange(10), -torch.arange(10)], train, indices)
+
+    data = Numbers()
+    data.generator = torch.Generator().manual_seed(0)
+    assert [len(batch) for batch, _ in data.train_dataloader()] == [4, 4]
+    assert [batch.tolist() for batch in next(iter(data.val_dataloader()))] == [[8, 9], [-8, -9]]
+    first, second = labels_of(data.train_dataloader()), labels_of(data.train_dataloader())
+    assert first.sort().values.tolist() == list(range(-7, 1))
+    assert first.tolist() != second.tolist()
+    data.generator.manual_seed(0)
+    for _ in data.train_dataloader():
+        pass
+    assert torch.equal(labels_of(data.train_dataloader()), labels_of(data.train_dataloader())) is (
+        False
+    )
+
+
+# --- finding, checking, downloading -----------------------------------------------------------
+
+# Three images of each kind stand in for the real ones: small, and told by their own checksums.
+IMAGES = bytes(16) + bytes(range(256)) * 9 + bytes(48)
+LABELS = bytes(8) + bytes([0, 1, 2])
+CONTENT = {name: IMAGES if "images" in name else LABELS for name in data_module.FILES}
+CHECKSUMS = {name: hashlib.md5(content).hexdigest() for name, content in CONTENT.items()}
+NAME = "t10k-images-idx3-ubyte"
+
+
+def write(folder, packed=False, only=None):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in CONTENT if only is None else only:
+        if packed:
+            (folder / f"{name}.gz").write_bytes(gzip.compress(CONTENT[name]))
+        else:
+            (folder / name).write_bytes(CONTENT[name])
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch):
+    """Makes an empty machine: no data set anywhere, and no network."""
+
+    def no_network(root, download):
+        raise URLError("no network")
+
+    monkeypatch.setattr(data_module, "FILES", CHECKSUMS)
+    monkeypatch.setattr(data_module, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(data_module, "_repository_data", lambda: tmp_path / "repository")
+    monkeypatch.setattr(datasets, "FashionMNIST", no_network)
+    monkeypatch.delenv("D2L_DATA", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("below", ["", "FashionMNIST/raw"])
+def test_files_may_be_packed_or_not_and_lie_as_torchvision_lays_them(places, packed, below):
+    write(places / "root" / below, packed)
+    data = d2l.FashionMNIST(root=places / "root", train_size=2)
+    assert data.train.images.flatten().tolist() == list(IMAGES[16 : 16 + 2 * 784])
+    assert data.val.labels.tolist() == [0, 1, 2]
+
+
+def test_order_of_the_search(places, monkeypatch):
+    def found():
+        return data_module.find_folder(places / "root")
+
+    assert found() is None
+    write(places / "debian", packed=True)
+    assert found() == places / "debian"
+    write(places / "repository")
+    assert found() == places / "repository"
+    monkeypatch.setenv("D2L_DATA", str(write(places / "variable")))
+    assert found() == places / "variable"
+    write(places / "root")
+    assert found() == places / "root"
+
+
+def test_a_folder_with_three_of_the_four_files_is_passed_over(places):
+    write(places / "root", only=list(CONTENT)[:3])
+    write(places / "debian")
+    assert data_module.find_folder(places / "root") == places / "debian"
+
+
+def test_the_folder_of_the_repository(tmp_path, monkeypatch):
+    assert data_module._repository_data() == Path(d2l.__file__).parents[1] / "data"
+    installed = tmp_path / "site-packages" / "d2l_utils" / "data.py"
+    monkeypatch.setattr(data_module, "__file__", str(installed))
+    monkeypatch.chdir(tmp_path)
+    assert data_module._repository_data() == tmp_path / "data"
+
+
+def truncate(content):
+    return content[:-1]
+
+
+def alter(content):
+    return content[:100] + bytes([content[100] ^ 1]) + content[101:]
+
+
+@pytest.mark.parametrize("damage", [truncate, alter])
+def test_a_damaged_file_is_named(places, damage):
+    bad = write(places / "root") / NAME
+    bad.write_bytes(damage(CONTENT[NAME]))
+    message = rf"root/{NAME} is truncated or altered: its MD5 is not {CHECKSUMS[NAME]}; delete it"
+    with pytest.raises(ValueError, match=message):
+        d2l.FashionMNIST(root=places / "root", train_size=1)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (truncate, r"{}\.gz cannot be unpacked \(.+\); delete it and bring the data set again"),
+        (lambda _: b"", r"{}\.gz is truncated or altered"),
+        (lambda _: b"<html>not found</html>", r"{}\.gz cannot be unpacked"),
+        (lambda packed: packed[:-8] + bytes(8), r"{}\.gz cannot be unpacked"),
+        (lambda packed: packed[:30] + b"?????" + packed[35:], r"{}\.gz cannot be unpacked"),
+        (lambda _: gzip.compress(alter(IMAGES)), r"{}\.gz is truncated or altered: its MD5 is"),
+    ],
+)
+def test_a_damaged_packed_file_is_named(places, damage, message):
+    bad = write(places / "root", packed=True) / f"{NAME}.gz"
+    bad.write_bytes(damage(bad.read_bytes()))
+    with pytest.raises(ValueError, match=message.format(NAME)):
+        d2l.FashionMNIST(root=places / "root", train_size=1)
+
+
+def test_a_file_that_cannot_be_read_is_named(places, monkeypatch):
+    write(places / "root")
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == NAME:
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(ValueError, match=rf"{NAME} cannot be unpacked \(.*Permission denied"):
+        d2l.FashionMNIST(root=places / "root", train_size=1)
+
+
+WAYS = "(?s)was not found.*dataset-fashion-mnist.*-m d2l_utils.data.*D2L_DATA.*root=.*"
+
+
+def test_a_missing_data_set_gives_one_error_that_lists_the_ways(places):
+    with pytest.raises(FileNotFoundError, match=f"{WAYS}The download failed: .*no network"):
+        d2l.FashionMNIST(root=places / "root")
+
+
+def test_without_torchvision_the_error_is_the_same(places, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(FileNotFoundError, match=f"{WAYS}The download failed: .*torchvision"):
+        d2l.FashionMNIST(root=places / "root")
+
+
+def brings(content):
+    """Returns what stands in for torchvision's download."""
+
+    def download(root, download):
+        for name in CONTENT:
+            path = Path(root) / "FashionMNIST" / "raw" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content(name))
+
+    return download
+
+
+@pytest.mark.parametrize("named_by", ["root", "variable", "nothing"])
+def test_a_download_goes_to_the_first_place_named(places, monkeypatch, named_by):
+    monkeypatch.setattr(datasets, "FashionMNIST", brings(CONTENT.get))
+    if named_by == "variable":
+        monkeypatch.setenv("D2L_DATA", str(places / "variable"))
+    d2l.FashionMNIST(root=places / "root" if named_by == "root" else None, train_size=1)
+    where = "repository" if named_by == "nothing" else named_by
+    folder = places / where / "FashionMNIST" / "raw"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
+
+
+def test_a_download_that_arrives_damaged_is_not_kept(places, monkeypatch):
+    monkeypatch.setattr(datasets, "FashionMNIST", brings(lambda name: truncate(CONTENT[name])))
+    with pytest.raises(FileNotFoundError, match=f"{WAYS}The download failed: .* truncated or alt"):
+        d2l.FashionMNIST(root=places / "root")
+    assert [path for path in (places / "root").rglob("*") if path.is_file()] == []
+
+
+def test_an_interrupted_download_leaves_nothing(places, monkeypatch):
+    def interrupted(name):
+        if name == NAME:
+            raise KeyboardInterrupt
+        return CONTENT[name]
+
+    monkeypatch.setattr(datasets, "FashionMNIST", brings(interrupted))
+    with pytest.raises(KeyboardInterrupt):
+        d2l.FashionMNIST(root=places / "root")
+    assert [path for path in (places / "root").rglob("*") if path.is_file()] == []
+
+
+PREPARE = textwrap.dedent(
+    """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[1])
+    import test_data as t
+    from d2l_utils import data
+    from torchvision import datasets
+
+    root, me, other = Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+    data.FILES, data.DEBIAN_FOLDER = t.CHECKSUMS, root
+    data._repository_data = lambda: root
+
+    def slowly(name):
+        me.touch()
+        while not other.exists():  # so that both are at it at the same time
+            time.sleep(0.01)
+        time.sleep(0.05)
+        return t.CONTENT[name]
+
+    datasets.FashionMNIST = t.brings(slowly)
+    for _ in range(20):
+        assert len(data.FashionMNIST(root=root, train_size=2).train) == 2
+    assert me.exists(), "it did not download"
+    """
+)
+
+
+def test_two_processes_that_prepare_it_at_once_do_no_harm(tmp_path):
+    root, flags = tmp_path / "root", [tmp_path / "a", tmp_path / "b"]
+    environment = {k: v for k, v in os.environ.items() if k != "D2L_DATA"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PREPARE, Path(__file__).parent, root, *order],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for order in (flags, flags[::-1])
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    folder = root / "FashionMNIST" / "raw"
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == CONTENT
+
+
+# --- the command ------------------------------------------------------------------------------
+
+
+def test_the_command_checks(places, capsys):
+    assert data_module.main(["--check", "--root", str(places / "root")]) == 1
+    output = capsys.readouterr()
+    assert output.out == "" and output.err.startswith("Fashion-MNIST was not found.")
+    write(places / "root")
+    assert data_module.main(["--check", "--root", str(places / "root")]) == 0
+    assert capsys.readouterr() == (f"Fashion-MNIST: {places / 'root'}\n", "")
+
+
+def test_the_command_names_a_damaged_file(places, capsys):
+    bad = write(places / "root") / NAME
+    bad.write_bytes(b"")
+    assert data_module.main(["--root", str(places / "root")]) == 1
+    assert f"{bad} is truncated or altered" in capsys.readouterr().err
+
+
+def test_the_command_downloads(places, capsys, monkeypatch):
+    assert data_module.main(["--root", str(places / "root")]) == 1
+    assert "The download failed" in capsys.readouterr().err
+    monkeypatch.setattr(datasets, "FashionMNIST", brings(CONTENT.get))
+    assert data_module.main(["--root", str(places / "root")]) == 0
+    folder = places / "root" / "FashionMNIST" / "raw"
+    assert capsys.readouterr().out == f"Fashion-MNIST: {folder}\n"

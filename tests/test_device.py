@@ -1,0 +1,59 @@
+"""Devices and precision, on this machine and on machines that it is told to be."""
+
+import pytest
+import torch
+
+import d2l_utils as d2l
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Makes the machine have as many GPUs as the test says."""
+    return lambda n: monkeypatch.setattr(torch.cuda, "device_count", lambda: n)
+
+
+def test_names_of_devices_need_no_gpu():
+    assert d2l.cpu() == torch.device("cpu")
+    assert d2l.gpu() == torch.device("cuda:0")
+    assert d2l.gpu(3) == torch.device("cuda:3")
+
+
+def test_without_a_gpu_the_cpu_is_taken(gpus):
+    gpus(0)
+    assert d2l.num_gpus() == 0
+    assert d2l.try_gpu() == d2l.cpu()
+    assert d2l.try_all_gpus() == [d2l.cpu()]
+
+
+def test_with_two_gpus_both_are_found(gpus):
+    gpus(2)
+    assert d2l.num_gpus() == 2
+    assert d2l.try_gpu(1) == d2l.gpu(1)
+    assert d2l.try_gpu(2) == d2l.cpu()
+    assert d2l.try_all_gpus() == [d2l.gpu(0), d2l.gpu(1)]
+
+
+@pytest.mark.parametrize(
+    ("avx512_bf16", "amx", "precision"),
+    [
+        (True, False, "bfloat16"),
+        (False, True, "bfloat16"),
+        (True, True, "bfloat16"),
+        (False, False, "float32"),
+    ],
+)
+def test_a_cpu_is_fast_in_bfloat16_if_it_has_the_instructions(
+    monkeypatch, avx512_bf16, amx, precision
+):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert d2l.fast_precision(d2l.cpu()) == precision
+
+
+@pytest.mark.parametrize(
+    ("capability", "precision"),
+    [((7, 5), "float32"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")],
+)
+def test_a_gpu_is_fast_in_bfloat16_from_ampere_on(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert d2l.fast_precision(d2l.gpu()) == precision

@@ -1,0 +1,164 @@
+"""Checks of the built pages that need no browser: nothing from elsewhere, nothing dangling."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from test_notebooks import ROOT, toc_files
+
+HTML = ROOT / "_build/html"
+# What a page brings with it, as against what it links to.
+RESOURCES = {
+    "script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src",
+    "video": "src", "audio": "src", "embed": "src", "object": "data", "image": "href",
+}  # fmt: skip
+
+
+def parse(path):
+    return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
+
+
+@pytest.fixture(scope="session")
+def pages():
+    """Builds the book from nothing, where a warning is an error; returns path -> parsed page."""
+    shutil.rmtree(HTML, ignore_errors=True)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", ROOT, "--all", "-q"]
+    build = subprocess.run([*command, "-W", "--keep-going"], capture_output=True, text=True)
+    assert build.returncode == 0, build.stdout + build.stderr
+    return {path: parse(path) for path in HTML.rglob("*.html") if "_static" not in path.parts}
+
+
+def from_elsewhere(page):
+    """What the page would load from another host."""
+    urls = [tag.get(attribute, "") for name, attribute in RESOURCES.items() for tag in page(name)]
+    urls += [url for tag in page(srcset=True) for url in tag["srcset"].split()]
+    styles = [tag.get_text() for tag in page("style")] + [tag["style"] for tag in page(style=True)]
+    scripts = [tag.get_text() for tag in page("script")]
+    return (
+        [url for url in urls if re.match(r"(?:https?:)?//", url)]
+        + [match[0] for style in styles for match in outside_styles(style)]
+        + [match[0] for script in scripts for match in re.finditer(r"https?://[^\"'\s]+", script)]
+    )
+
+
+def outside_styles(css):
+    return re.finditer(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//[^)\"';]+", css)
+
+
+def dangling(path, pages):
+    """What the page links to or loads that is not in the book, anchors included."""
+    tags = [(tag, "href") for tag in pages[path]("a", href=True)]
+    tags += [(t, name) for tag, name in RESOURCES.items() for t in pages[path](tag, {name: True})]
+    for tag, attribute in tags:
+        url = urlsplit(tag[attribute])
+        if url.scheme or url.netloc:
+            continue
+        target = (path.parent / unquote(url.path)).resolve() if url.path else path
+        anchor = unquote(url.fragment)
+        if not target.is_file():
+            yield tag[attribute]
+        elif anchor and target in pages and not pages[target].find(id=anchor):
+            yield tag[attribute]
+
+
+def undescribed(page):
+    """The pictures whose alt text does not say what they show."""
+    return [tag.get("src") for tag in page("img") if len(tag.get("alt", "")) < 30]
+
+
+def weight(path, page):
+    """Bytes of the page with its pictures; the scripts and styles that all pages share aside."""
+    sources = {tag["src"] for tag in page("img", src=True)}
+    pictures = [path.parent / src for src in sources if not src.startswith("data:")]
+    return path.stat().st_size + sum(picture.stat().st_size for picture in pictures)
+
+
+def test_every_page_of_the_contents_is_built(pages):
+    built = {path.relative_to(HTML).with_suffix("").as_posix() for path in pages}
+    assert set(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))) <= built
+    assert {"index", "search"} <= built
+
+
+def test_nothing_is_loaded_from_elsewhere(pages):
+    outside = {str(path): found for path, page in pages.items() if (found := from_elsewhere(page))}
+    for path in HTML.rglob("*.css"):
+        outside |= {str(path): match[0] for match in outside_styles(path.read_text("utf-8"))}
+    assert outside == {}
+
+
+def test_every_link_anchor_and_picture_is_there(pages):
+    assert {str(p): found for p in pages if (found := list(dangling(p, pages)))} == {}
+
+
+def test_every_picture_is_described(pages):
+    assert {str(p): found for p, page in pages.items() if (found := undescribed(page))} == {}
+
+
+def test_no_page_is_heavy(pages):
+    heavy = {str(p): bytes_ for p in pages if (bytes_ := weight(p, pages[p])) > 1_500_000}
+    assert heavy == {}
+
+
+def test_mathematics_is_typeset_by_the_books_own_mathjax(pages):
+    for path, page in pages.items():
+        if page(class_="math"):
+            scripts = [tag.get("src", "") for tag in page("script")]
+            assert any("_static/mathjax/" in script for script in scripts), path
+
+
+# --- The checks bite --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "html",
+    [
+        '<script src="https://example.org/x.js"></script>',
+        '<script src="//example.org/x.js"></script>',
+        '<script>load("https://example.org/x.js")</script>',
+        '<link rel="stylesheet" href="https://example.org/x.css">',
+        '<img src="https://example.org/x.png">',
+        '<img srcset="https://example.org/x.png 2x">',
+        '<iframe src="https://example.org/"></iframe>',
+        '<style>@import "https://example.org/x.css";</style>',
+        "<style>@font-face { src: url(https://example.org/x.woff2) }</style>",
+        '<p style="background: url(//example.org/x.png)"></p>',
+    ],
+)
+def test_an_outside_resource_is_noticed(html):
+    assert len(from_elsewhere(BeautifulSoup(html, "html.parser"))) == 1
+
+
+def test_an_outside_link_is_no_resource():
+    html = '<a href="https://example.org/">https://example.org</a><img src="x.png">'
+    assert from_elsewhere(BeautifulSoup(html, "html.parser")) == []
+
+
+def test_what_dangles_is_noticed(tmp_path):
+    (tmp_path / "a.html").write_text(
+        '<h1 id="top"></h1><a href="#top"></a><a href="#gone"></a><a href="b.html#part"></a>'
+        '<a href="b.html#gone"></a><a href="gone.html"></a><img src="gone.png">'
+        '<a href="https://example.org/gone"></a><script src="a.html?v=1"></script>'
+    )
+    (tmp_path / "b.html").write_text('<h2 id="part"></h2>')
+    pages = {path: parse(path) for path in tmp_path.glob("*.html")}
+    found = set(dangling(tmp_path / "a.html", pages))
+    assert found == {"#gone", "b.html#gone", "gone.html", "gone.png"}
+
+
+def test_a_picture_without_description_is_noticed(tmp_path):
+    html = '<img src="1"><img src="2" alt=""><img src="3" alt="image"><img src="4" alt="{}">'
+    page = BeautifulSoup(html.format("The loss of both networks falls."), "html.parser")
+    assert undescribed(page) == ["1", "2", "3"]
+
+
+def test_pictures_count_for_the_weight(tmp_path):
+    (tmp_path / "x.png").write_bytes(bytes(1000))
+    path = tmp_path / "a.html"
+    path.write_text('<img src="x.png"><img src="x.png">')
+    assert weight(path, parse(path)) == 1000 + path.stat().st_size

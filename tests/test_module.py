@@ -1,0 +1,399 @@
+"""Hyperparameters, `Module`, `Classifier`, and initialisation that reaches lazy layers."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+import d2l_utils as d2l
+
+
+class Net(d2l.Classifier):
+    def __init__(self, lr=0.1):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
+
+
+class NoNet(d2l.Classifier):
+    lr = 0.1
+
+
+class Recorder:
+    """Stands in for a trainer and notes what a model reports."""
+
+    def __init__(self, num_train_batches=10, train_batch_idx=5):
+        self.num_train_batches, self.train_batch_idx = num_train_batches, train_batch_idx
+        self.reports = []
+
+    def report(self, key, value, train):
+        self.reports.append((key, float(value), train))
+
+
+# --- hyperparameters --------------------------------------------------------------------------
+
+
+class Point(d2l.HyperParameters):
+    def __init__(self, x, y=2, *rest, _secret=3, **more):
+        self.save_hyperparameters(ignore=["y"])
+
+
+def test_arguments_are_saved_but_for_the_ignored_and_the_private():
+    point = Point(1, 5, 6, z=7)
+    assert point.hparams == {"x": 1, "rest": (6,), "more": {"z": 7}}
+    assert (point.x, point.rest, point.more) == (1, (6,), {"z": 7})
+    assert not hasattr(point, "y") and not hasattr(point, "_secret") and not hasattr(point, "self")
+
+
+def test_a_subclass_saves_its_own_arguments():
+    model = Net(lr=0.5)
+    assert model.hparams == {"lr": 0.5}
+    assert (model.lr, model.plot_train_per_epoch, model.plot_valid_per_epoch) == (0.5, 2, 1)
+
+
+def test_add_to_class_registers_and_returns():
+    class Cat: ...
+
+    @d2l.add_to_class(Cat)
+    def say(self, word):
+        return f"{word}!"
+
+    assert Cat().say("miaow") == "miaow!"
+    assert say(None, "purr") == "purr!"  # D2L's returns None, so that the name is lost
+
+
+# --- Module -----------------------------------------------------------------------------------
+
+
+def test_forward_is_net_and_steps_pass_all_inputs_but_the_last():
+    class Sum(d2l.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Identity()
+
+        def forward(self, a, b):
+            return self.net(a) + b
+
+        def loss(self, y_hat, y):
+            return (y_hat - y).abs().mean()
+
+    model, one = Sum(), torch.ones(4)
+    model.trainer = recorder = Recorder()
+    assert float(model.training_step((one, 2 * one, 5 * one))) == 2
+    model.validation_step((one, 2 * one, 4 * one))
+    assert recorder.reports == [("loss", 2, True), ("loss", 1, False)]
+    assert d2l.Module.forward(model, one) is one
+
+
+def test_configure_optimizers_is_plain_sgd():
+    model = Net(lr=0.25)
+    model(torch.zeros(1, 1, 8, 8))
+    optimiser = model.configure_optimizers()
+    assert type(optimiser) is torch.optim.SGD
+    (group,) = optimiser.param_groups
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.25, 0, 0)
+    assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
+
+
+def test_a_train_curve_gets_the_points_an_epoch_that_were_asked_for():
+    model = d2l.Module(plot_train_per_epoch=5)
+    model.trainer = Recorder(num_train_batches=10)
+    for batch in range(10):
+        model.trainer.train_batch_idx = batch
+        model.plot("loss", torch.tensor(float(batch)), train=True)
+    assert model.board.points("train_loss")[0] == (0.05, 0.5)
+    assert len(model.board.points("train_loss")) == 5
+
+
+def test_a_train_curve_is_drawn_even_with_fewer_batches_than_points():
+    model = d2l.Module(plot_train_per_epoch=2)  # D2L would ask for a mean of every 0 points
+    model.trainer = Recorder(num_train_batches=1, train_batch_idx=3)
+    model.plot("loss", 0.5, train=True)  # a plain number will do
+    assert model.board.points("train_loss") == [(3, 0.5)]
+
+
+def test_plot_without_a_trainer():
+    with pytest.raises(TypeError, match="plot needs a trainer"):
+        d2l.Module().plot("loss", torch.tensor(0.0), train=True)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model: model(torch.zeros(1)),
+        lambda model: model.apply_init([torch.zeros(1)], d2l.init_cnn),
+        lambda model: model.layer_summary((1, 1)),
+    ],
+    ids=["forward", "apply_init", "layer_summary"],
+)
+def test_a_model_without_net(use):
+    with pytest.raises(TypeError, match="NoNet has no net: set self.net in __init__"):
+        use(NoNet())
+
+
+def test_apply_init_asks_for_net_even_if_forward_does_not():
+    class Own(NoNet):
+        def forward(self, X):
+            return X
+
+    with pytest.raises(TypeError, match="Own has no net"):
+        Own().apply_init([torch.zeros(1)], d2l.init_cnn)
+
+
+def test_a_model_without_parameters_or_lr():
+    with pytest.raises(TypeError, match="NoNet has no parameters to train: set self.net"):
+        NoNet().configure_optimizers()
+    with pytest.raises(TypeError, match="Classifier has no lr: set self.lr"):
+        d2l.Classifier().configure_optimizers()
+
+
+def test_a_model_without_loss():
+    with pytest.raises(NotImplementedError, match=r"Module defines no loss\(y_hat, y\)"):
+        d2l.Module().loss(None, None)
+
+
+@pytest.mark.parametrize(
+    "eater",
+    [
+        lambda: nn.MaxPool2d(3),
+        lambda: nn.AvgPool2d(3),
+        lambda: nn.Conv2d(1, 1, 3),
+        lambda: nn.LazyConv2d(1, 3),
+    ],
+    ids=["MaxPool2d", "AvgPool2d", "Conv2d", "LazyConv2d"],
+)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_images_too_small_for_the_network(eater, device):
+    model = NoNet()
+    with torch.device(device):
+        model.net = nn.Sequential(nn.Identity(), eater())
+    message = "images of 2 x 2 are too small for this NoNet: .* give larger images or fewer pool"
+    with pytest.raises(ValueError, match=message):
+        model(torch.zeros(1, 1, 2, 2, device=device))
+    with pytest.raises(ValueError, match=message):
+        model.layer_summary((1, 1, 2, 2))
+
+
+def test_other_errors_pass_through():
+    model = NoNet()
+    model.net = nn.Linear(3, 1)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        model(torch.zeros(1, 2))
+
+
+def test_a_copy_of_a_model_leaves_its_trainer_behind():
+    model = Net()
+    model.trainer = Recorder()
+    model(torch.zeros(1, 1, 8, 8))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert twin.trainer is None
+        assert all(map(torch.equal, twin.state_dict().values(), model.state_dict().values()))
+    assert isinstance(model.trainer, Recorder)
+
+
+# --- Classifier -------------------------------------------------------------------------------
+
+
+def test_accuracy_is_the_share_of_right_predictions():
+    logits = torch.tensor([[2.0, 1, 0], [0, 2, 1], [0, 2, 1], [1, 0, 2]])
+    labels = torch.tensor([0, 1, 2, 2])
+    assert float(NoNet().accuracy(logits, labels)) == 0.75
+    assert NoNet().accuracy(logits, labels, averaged=False).tolist() == [1, 1, 0, 1]
+    # With further dimensions, as sequences have them: (batch, step, classes) against (batch, step).
+    assert float(NoNet().accuracy(logits.view(2, 2, 3), labels.view(2, 2))) == 0.75
+
+
+def test_loss_is_cross_entropy():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
+    by_hand = -logits.log_softmax(1)[range(6), labels]
+    torch.testing.assert_close(NoNet().loss(logits, labels, averaged=False), by_hand)
+    torch.testing.assert_close(NoNet().loss(logits, labels), by_hand.mean())
+    torch.testing.assert_close(
+        NoNet().loss(logits.view(2, 3, 3), labels.view(2, 3)), by_hand.mean()
+    )
+    assert NoNet().loss(logits.bfloat16(), labels).dtype == torch.float32
+
+
+@pytest.mark.parametrize(("labels", "found"), [([0, 3], "0 to 3"), ([-1, 2], "-1 to 2")])
+def test_labels_out_of_range(labels, found):
+    message = f"labels run from {found}, but the network has 3 outputs, so labels from 0 to 2 are"
+    with pytest.raises(ValueError, match=message):
+        NoNet().loss(torch.zeros(2, 3), torch.tensor(labels))
+
+
+def test_validation_reports_loss_and_accuracy():
+    model = NoNet()
+    model.net, model.trainer = nn.Identity(), Recorder()
+    logits = torch.tensor([[2.0, 0], [2, 0]])
+    model.validation_step((logits, torch.tensor([0, 1])))
+    loss = float(F.cross_entropy(logits, torch.tensor([0, 1])))
+    assert model.trainer.reports == [("loss", pytest.approx(loss), False), ("acc", 0.5, False)]
+
+
+def test_layer_summary_prints_a_line_a_layer(capsys):
+    Net().layer_summary((2, 1, 8, 8))
+    assert capsys.readouterr().out == (
+        "Conv2d output shape:\t torch.Size([2, 4, 6, 6])\n"
+        "ReLU output shape:\t torch.Size([2, 4, 6, 6])\n"
+        "Flatten output shape:\t torch.Size([2, 144])\n"
+        "Linear output shape:\t torch.Size([2, 3])\n"
+    )
+
+
+def test_layer_summary_changes_nothing_in_the_model(capsys):
+    model = NoNet()
+    norm = nn.BatchNorm2d(1)
+    model.net = nn.Sequential(norm, nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 1))
+    model.train()
+    graphs = []
+    norm.register_forward_hook(lambda *_: graphs.append((torch.is_grad_enabled(), norm.training)))
+    model.layer_summary((1, 1, 2, 2))  # in training mode one image is too few for BatchNorm
+    assert model.training and norm.training
+    assert set(graphs) == {(False, False)}
+    assert int(norm.num_batches_tracked) == 0
+    assert model.net[-1].weight.grad is None
+    with pytest.raises(RuntimeError):
+        model.layer_summary((1, 1, 9, 9))
+    assert model.training
+
+
+def test_layer_summary_runs_on_the_device_of_the_model(capsys):
+    model = NoNet()
+    model.net = nn.Sequential(nn.Linear(2, 3)).to("meta")
+    model.layer_summary((1, 2))
+    assert capsys.readouterr().out == "Linear output shape:\t torch.Size([1, 3])\n"
+
+
+# --- initialisation ---------------------------------------------------------------------------
+
+
+def lazy():
+    return nn.Sequential(
+        nn.LazyConv2d(64, 3, groups=2), nn.ReLU(), nn.Flatten(), nn.LazyLinear(128)
+    )
+
+
+def assert_xavier(net):
+    """A uniform distribution on [-a, a] has standard deviation a / sqrt(3)."""
+    for layer in net:
+        if hasattr(layer, "weight"):
+            weight = layer.weight.detach()
+            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
+            bound = math.sqrt(6 / (fan_in + fan_out))
+            assert 0.98 * bound < float(weight.abs().max()) <= bound
+            assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.03)
+
+
+X = torch.zeros(1, 32, 8, 8)
+
+
+def test_weights_of_torch_are_not_xavier():
+    net = lazy()
+    net(X)
+    with pytest.raises(AssertionError):
+        assert_xavier(net)
+
+
+def initialise_before(net):
+    net.apply(d2l.init_cnn)
+    return net
+
+
+def initialise_before_twice(net):
+    return initialise_before(initialise_before(net))
+
+
+def initialise_before_and_copy(net):
+    return copy.deepcopy(initialise_before(net))
+
+
+def initialise_before_and_pickle(net):
+    return pickle.loads(pickle.dumps(initialise_before(net)))
+
+
+def initialise_after(net):
+    net(X)
+    return initialise_before(net)
+
+
+@pytest.mark.parametrize(
+    "initialise",
+    [
+        initialise_before,
+        initialise_before_twice,
+        initialise_before_and_copy,
+        initialise_before_and_pickle,
+        initialise_after,
+    ],
+)
+def test_init_cnn_draws_by_xavier_whenever_it_is_called(initialise):
+    torch.manual_seed(0)
+    net = initialise(lazy())
+    net(X)
+    assert_xavier(net)
+    assert [type(layer) for layer in net] == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear]
+    assert "Xavier" not in repr(net)
+
+
+def test_a_lazy_net_prints_as_it_did_before():
+    plain, initialised = lazy(), initialise_before(lazy())
+    assert repr(initialised) == repr(plain)
+    assert isinstance(initialised[0], nn.LazyConv2d)
+    assert isinstance(initialised[3], nn.LazyLinear)
+
+
+def test_weights_loaded_into_a_lazy_net_are_kept():
+    trained = lazy()
+    trained(X)
+    net = initialise_before(lazy())
+    net.load_state_dict(trained.state_dict())
+    net(X)
+    assert all(map(torch.equal, net.state_dict().values(), trained.state_dict().values()))
+
+
+def test_weights_saved_and_loaded_go_through_a_file(tmp_path):
+    net = initialise_before(lazy())
+    net(X)
+    torch.save(net.state_dict(), tmp_path / "weights.pt")
+    other = initialise_before(lazy())
+    other.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    assert all(map(torch.equal, net.state_dict().values(), other.state_dict().values()))
+
+
+def test_init_cnn_leaves_other_layers_and_biases_alone():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.Embedding(4, 4))
+    before = copy.deepcopy(net.state_dict())
+    net.apply(d2l.init_cnn)
+    changed = [
+        key for key, value in net.state_dict().items() if not torch.equal(value, before[key])
+    ]
+    assert changed == ["1.weight"]
+
+
+def test_a_lazy_layer_without_bias():
+    net = nn.Sequential(
+        nn.LazyConv2d(64, 3, bias=False), nn.Flatten(), nn.LazyLinear(64, bias=False)
+    )
+    net.apply(d2l.init_cnn)
+    net(X)
+    assert_xavier(net)
+
+
+def test_apply_init_gives_weights_and_initialises():
+    class Lazy(d2l.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = lazy()
+
+    model = Lazy()
+    model.apply_init([X])
+    assert not any(nn.parameter.is_lazy(p) for p in model.parameters())
+    torch.manual_seed(0)
+    model.apply_init([X], d2l.init_cnn)
+    assert_xavier(model.net)

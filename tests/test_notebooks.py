@@ -1,0 +1,444 @@
+"""Guards of the notebooks: what `pytest --nbval` does not look at, or lets pass without a word.
+
+A guard takes a notebook and returns its complaints. `pytest tests/test_notebooks.py -k flops` runs
+all guards on book/flops.ipynb; each guard is itself run on a notebook that breaks its rule.
+"""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+import tokenize
+from collections import Counter
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from bs4 import BeautifulSoup
+from IPython.core.inputtransformer2 import TransformerManager
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+
+# Cells, by notebook, whose output nbval is told not to compare. Each stands here for a reason.
+UNCHECKED = {}
+SANITIZE_RULES = 1
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(nb):
+    return [cell for cell in nb.cells if cell.cell_type == "code"]
+
+
+def texts(cell):
+    """Yields (MIME type, text) for each text that the cell has stored."""
+    for output in cell.outputs:
+        if output.output_type == "stream":
+            yield "text/plain", output.text
+        for mime, data in output.get("data", {}).items():
+            if mime.startswith("text/"):
+                yield mime, data
+
+
+# --- The guards -------------------------------------------------------------------------------
+
+
+def was_run_from_top_to_bottom(nb):
+    counts = [cell.execution_count for cell in code_cells(nb)]  # nbval passes null counts unchecked
+    return [] if counts == list(range(1, len(counts) + 1)) else [f"execution counts are {counts}"]
+
+
+def has_the_kernel_of_all(nb):
+    kernel = nb.metadata.get("kernelspec")
+    return [] if kernel == KERNEL else [f"kernelspec is {kernel}"]
+
+
+def stores_no_error(nb):
+    return [
+        f"cell {cell.execution_count} stores {output.get('name', 'error')}"
+        for cell in code_cells(nb)
+        for output in cell.outputs
+        if output.output_type == "error" or output.get("name") == "stderr"
+    ]
+
+
+# A timing that is recorded in book/results may be shown; one taken by the cell itself differs at
+# each run, and these are the forms in which IPython and tqdm print it.
+TRANSIENT = {
+    "an ANSI code": r"\x1b\[",
+    "a memory address": r"\b0x[0-9a-fA-F]{6,}",
+    "a timing": r"CPU times:|Wall time:|per loop\b|\d ?it/s|\ds/it",
+    "an absolute path": r"(?:^|[\s\"'(=])(?:file://)?/(?:[\w.+-]+/){2,}|\b[A-Z]:\\",
+}
+
+
+def stores_nothing_transient(nb):
+    return [
+        f"cell {cell.execution_count} stores {what}: {match[0].strip()!r}"
+        for cell in code_cells(nb)
+        for _, text in texts(cell)
+        for what, pattern in TRANSIENT.items()
+        if (match := re.search(pattern, text, re.MULTILINE))
+    ]
+
+
+def keeps_to_100_columns(nb):
+    return [
+        f"cell {cell.execution_count} prints {len(line)} columns: {line[:40]!r}"
+        for cell in code_cells(nb)
+        for mime, text in texts(cell)
+        if mime == "text/plain"
+        for line in text.splitlines()
+        if len(line) > 100
+    ]
+
+
+def ends_no_cell_with_semicolon(nb):
+    return [
+        f"cell {cell.execution_count} ends with ';': write `_ = ...`"  # nbval stumbles over it
+        for cell in code_cells(nb)
+        if cell.source.rstrip().endswith(";")
+    ]
+
+
+def stores_no_svg(nb):
+    return [
+        f"cell {cell.execution_count} stores SVG"  # never twice the same
+        for cell in code_cells(nb)
+        for output in cell.outputs
+        if "image/svg+xml" in output.get("data", {}) or "<svg" in str(output.get("data", ""))
+    ]
+
+
+def describes_each_picture(nb):
+    """Alt text, caption and name stand in the metadata of the cell, where myst-nb looks."""
+    complaints = []
+    for cell in code_cells(nb):
+        pictures = [out for out in cell.outputs if "image/png" in out.get("data", {})]
+        if not pictures:
+            continue
+        shown = cell.metadata.get("mystnb", {})
+        alt = shown.get("image", {}).get("alt", "")
+        figure = shown.get("figure", {})
+        where = f"cell {cell.execution_count}"
+        if len(pictures) > 1:
+            complaints.append(f"{where} has {len(pictures)} pictures for one description")
+        if len(alt) < 30:
+            complaints.append(f"{where}: the alt text {alt!r} does not say what is seen")
+        if not figure.get("caption") or figure["caption"] == alt:
+            complaints.append(f"{where} has no caption of its own")
+        if not figure.get("name", "").startswith("fig-"):
+            complaints.append(f"{where} has no name that starts with 'fig-'")
+    return complaints
+
+
+def is_plain_markdown(nb):
+    """JupyterLab and code hosts show MyST's directives and roles as they are typed."""
+    return [
+        f"MyST in Markdown: {match[0]!r}"
+        for cell in nb.cells
+        if cell.cell_type == "markdown"
+        for match in re.finditer(r"^(?::{3,}|`{3,})\{.*|\{[\w:+-]+\}`", cell.source, re.MULTILINE)
+    ]
+
+
+# What is not a figure of ours: targets of links, years, and numbers that name something.
+NO_FIGURE = re.compile(
+    r"""\]\([^)\s]*\) | <https?:[^>]*> | https?://\S+ | \barxiv[:\s]\s*\d{4}\.\d{4,5}
+    | (?<![\d.,])(?:19[5-9]\d|20[0-3]\d)(?![.,]?\d)
+    | (?:\b(?:chapters?|exercises?|figures?|sections?|tables?|python|pytorch|torchvision|by-sa)|§)
+      \s*\d+(?:\.\d+)*(?:(?:,|\ and|\ or|\ to|–)\s*\d+(?:\.\d+)+)*""",
+    re.VERBOSE | re.IGNORECASE,
+)
+SEPARATOR = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+NUMBER = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?!\.?\d)")
+
+
+def numbers(text):
+    return {match[0] for match in NUMBER.finditer(SEPARATOR.sub("", text))}
+
+
+def figures(markdown):
+    """The numbers that need a proof: of four or more digits, or with a decimal point."""
+    return {n for n in numbers(NO_FIGURE.sub(" ", markdown)) if "." in n or len(n) >= 4}
+
+
+def code(cell):
+    """The cell's code without its comments, which nothing checks."""
+    python = TransformerManager().transform_cell(cell.source)
+    tokens = tokenize.generate_tokens(io.StringIO(python).readline)
+    return " ".join(token.string for token in tokens if token.type != tokenize.COMMENT)
+
+
+def proven(nb):
+    """The numbers that the notebook's cells print or hold in their code."""
+    found = set()
+    for cell in code_cells(nb):
+        found |= numbers(code(cell).replace("_", ""))
+        for mime, text in texts(cell):
+            is_html = mime == "text/html"  # where a width in a style is no figure
+            found |= numbers(BeautifulSoup(text, "html.parser").get_text(" ") if is_html else text)
+    return found
+
+
+def proves_its_figures(nb):
+    markdown = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    missing = sorted(figures(markdown) - proven(nb))
+    return [f"no cell prints {', '.join(missing)}, which the text claims"] if missing else []
+
+
+GUARDS = [
+    was_run_from_top_to_bottom,
+    has_the_kernel_of_all,
+    stores_no_error,
+    stores_nothing_transient,
+    keeps_to_100_columns,
+    ends_no_cell_with_semicolon,
+    stores_no_svg,
+    describes_each_picture,
+    is_plain_markdown,
+    proves_its_figures,
+]
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook(path, guard):
+    assert guard(read(path)) == []
+
+
+# --- The guards bite --------------------------------------------------------------------------
+
+PICTURE = {
+    "image": {"alt": "Two curves that cross at the fourth epoch."},
+    "figure": {"caption": "Loss by epoch.", "name": "fig-loss"},
+}
+
+
+def stream(text, name="stdout"):
+    return new_output("stream", text=text, name=name)
+
+
+def shown(**data):
+    return new_output("display_data", data={key.replace("_", "/"): v for key, v in data.items()})
+
+
+def small_notebook():
+    """A notebook with nothing to complain of: text, a printed number, a table, a picture."""
+    nb = new_notebook(metadata={"kernelspec": KERNEL})
+    nb.cells = [
+        new_markdown_cell(
+            "# Exercise 1.1\n25,088 inputs ($25{,}088$, 25088), 2.77 times as many as in 2014;"
+            " the table of [the paper](https://example.org/1409.1556) has $1\\,000$ classes."
+        ),
+        new_code_cell("print(512 * 7 * 7, 2.77)", outputs=[stream("25088 2.77\n")]),
+        new_code_cell("classes = 1_000", outputs=[shown(text_html="<td>3.14</td>")]),
+        new_code_cell(
+            "plot()", outputs=[shown(image_png="iVBORw==")], metadata={"mystnb": PICTURE}
+        ),
+    ]
+    for count, cell in enumerate(code_cells(nb), start=1):
+        cell.execution_count = count
+    return nb
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.__name__)
+def test_guard_lets_a_good_notebook_pass(guard):
+    assert guard(small_notebook()) == []
+
+
+def source(text, cell=0):
+    return lambda nb: nb.cells[cell].update(source=text)
+
+
+def prints(text, name="stdout"):
+    return lambda nb: nb.cells[1].update(outputs=[stream(text, name)])
+
+
+def mystnb(**metadata):
+    return lambda nb: nb.cells[3].update(metadata={"mystnb": PICTURE | metadata})
+
+
+@pytest.mark.parametrize(
+    ("guard", "spoil", "complaint"),
+    [
+        (was_run_from_top_to_bottom, lambda nb: nb.cells[1].update(execution_count=None), "None"),
+        (was_run_from_top_to_bottom, lambda nb: nb.cells[1].update(execution_count=7), "7, 2, 3"),
+        (has_the_kernel_of_all, lambda nb: nb.metadata.pop("kernelspec"), "None"),
+        (stores_no_error, prints("UserWarning", "stderr"), "stderr"),
+        (stores_no_error, lambda nb: nb.cells[1].update(outputs=[new_output("error")]), "error"),
+        (stores_nothing_transient, prints("\x1b[31mred\x1b[0m"), "ANSI"),
+        (stores_nothing_transient, prints("<Conv2d at 0x7f3a5c0d1e80>"), "address"),
+        (stores_nothing_transient, prints("Wall time: 3 s"), "timing"),
+        (stores_nothing_transient, prints("100%| 10/10 [00:01, 9.5it/s"), "timing"),
+        (stores_nothing_transient, prints("saved in '/home/ann/book/x.pt'"), "path"),
+        (stores_nothing_transient, prints(r"saved in C:\book"), "path"),
+        (keeps_to_100_columns, prints("x" * 101), "101 columns"),
+        (ends_no_cell_with_semicolon, source("plot();\n", cell=1), "';'"),
+        (stores_no_svg, lambda nb: nb.cells[1].outputs.append(shown(text_html="<svg/>")), "SVG"),
+        (describes_each_picture, lambda nb: nb.cells[3].metadata.clear(), "alt text ''"),
+        (describes_each_picture, mystnb(image={"alt": "image"}), "alt text 'image'"),
+        (describes_each_picture, mystnb(figure={"name": "fig-loss"}), "no caption"),
+        (describes_each_picture, mystnb(figure={"caption": "Loss.", "name": "x"}), "no name"),
+        (
+            describes_each_picture,
+            lambda nb: nb.cells[3].update(outputs=nb.cells[3].outputs * 2),
+            "2",
+        ),
+        (is_plain_markdown, source(":::{note}\nSee.\n:::"), "{note}"),
+        (is_plain_markdown, source("See {numref}`fig-loss`."), "{numref}"),
+        (proves_its_figures, source("25,089 inputs"), "25089"),
+        (proves_its_figures, source("$25{,}089$ inputs"), "25089"),
+        (proves_its_figures, source("a share of 92.85 %"), "92.85"),
+        (proves_its_figures, source("2048 units in 2014"), "2048"),
+        (proves_its_figures, source("2,014 units"), "2014"),
+        (proves_its_figures, source("4096x4097 weights"), "4096, 4097"),
+        (proves_its_figures, source("classes = 10  # not 1000", cell=2), "1000"),
+    ],
+)
+def test_guard_bites(guard, spoil, complaint):
+    nb = small_notebook()
+    spoil(nb)
+    assert any(complaint in text for text in guard(nb))
+
+
+# --- The book as a whole ----------------------------------------------------------------------
+
+
+def toc_files(node):
+    """Every `root:` and `file:` of _toc.yml, in reading order."""
+    if isinstance(node, list):
+        return [file for child in node for file in toc_files(child)]
+    if isinstance(node, dict):
+        own = [node[key] for key in ("root", "file") if key in node]
+        return own + [file for child in node.values() for file in toc_files(child)]
+    return []
+
+
+def test_table_of_contents_lists_each_notebook_once():
+    listed = Counter(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())))
+    notebooks = {f"book/{path.stem}" for path in NOTEBOOKS}
+    assert notebooks <= set(listed)
+    assert set(listed.values()) == {1}
+
+
+def test_names_of_figures_are_unique():
+    names = Counter(
+        cell.metadata["mystnb"]["figure"]["name"]
+        for path in NOTEBOOKS
+        for cell in code_cells(read(path))
+        if "figure" in cell.metadata.get("mystnb", {})
+    )
+    assert [name for name, times in names.items() if times > 1] == []
+
+
+@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
+def test_pages_claim_only_what_a_notebook_proves(page):
+    everything = set().union(*(proven(read(path)) for path in NOTEBOOKS))
+    assert sorted(figures((ROOT / page).read_text()) - everything) == []
+
+
+# --- nbval sees what it should ----------------------------------------------------------------
+
+
+def run_pytest(*arguments, cwd):
+    command = [sys.executable, "-m", "pytest", "--nbval", "--color=no", "-q", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True).stdout
+
+
+def test_nbval_collects_every_code_cell():
+    lines = run_pytest("--collect-only", cwd=ROOT).splitlines()
+    collected = Counter(line.split("::")[0] for line in lines if ".ipynb::Cell " in line)
+    assert collected == {f"book/{path.name}": len(code_cells(read(path))) for path in NOTEBOOKS}
+
+
+def is_unchecked(cell):
+    markers = {*find_comment_markers(cell.source), *find_metadata_tags(cell.metadata)}
+    return bool(markers & {("check", False), ("skip", True)})
+
+
+def test_nbval_passes_over_no_more_cells_than_listed():
+    passed_over = {path.stem: sum(map(is_unchecked, code_cells(read(path)))) for path in NOTEBOOKS}
+    assert {stem: cells for stem, cells in passed_over.items() if cells} == UNCHECKED
+
+
+@pytest.mark.parametrize("marker", ["NBVAL_SKIP", "NBVAL_IGNORE_OUTPUT"])
+def test_an_unchecked_cell_is_noticed(marker):
+    assert is_unchecked(new_code_cell(f"# {marker}\nprint(1)"))
+    tag = marker.lower().replace("_", "-")
+    assert is_unchecked(new_code_cell("print(1)", metadata={"tags": [tag]}))
+    assert not is_unchecked(new_code_cell("print(1)", metadata={"tags": ["hide-input"]}))
+
+
+def test_nbval_reads_every_sanitize_rule():
+    text = (ROOT / "tests/nbval_sanitize.cfg").read_text()
+    assert len(get_sanitize_patterns(text)) == text.count("\nregex") == SANITIZE_RULES
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A copy of the book with the settings that the real one is checked with."""
+    for name in ("pyproject.toml", "conftest.py", "tests/nbval_sanitize.cfg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns(".*"))
+    return tmp_path
+
+
+def failures(output):
+    return re.findall(r"^FAILED (\S+::Cell \d+)", output, re.MULTILINE)
+
+
+def test_nbval_compares_every_kind_of_text(project):
+    def result(**data):
+        return [new_output("execute_result", data=data, execution_count=1)]
+
+    html = "from IPython.display import HTML\nHTML('<b>9220480</b>')"
+    plain = {"text/plain": "<IPython.core.display.HTML object>"}
+    cells = [
+        ("print(9220480)", [stream("9220480\n")]),
+        ("print(9220480)", [stream("9220481\n")]),
+        ("9220480", result(**{"text/plain": "9220480"})),
+        ("9220480", result(**{"text/plain": "9220481"})),
+        (html, result(**plain, **{"text/html": "<b>9220480</b>"})),
+        (html, result(**plain, **{"text/html": "<b>9220481</b>"})),
+        ("print('Python 3.11.7')", [stream("Python 3.13.0\n")]),  # by the sanitize rule
+        ("print('Python 3.14.0')", [stream("Python 3.13.0\n")]),
+    ]
+    nb = new_notebook(metadata={"kernelspec": KERNEL})
+    nb.cells = [new_code_cell(src, outputs=out, execution_count=1) for src, out in cells]
+    nbformat.write(nb, project / "book/small.ipynb")
+    output = run_pytest("book/small.ipynb", cwd=project)
+    assert failures(output) == [f"book/small.ipynb::Cell {i}" for i in (1, 3, 5, 7)]
+    assert "4 failed, 4 passed" in output
+
+
+def alter_one_digit(nb):
+    """Changes a digit of the first long number in a stored text; returns the number of its cell."""
+    for number, cell in enumerate(code_cells(nb)):
+        for output in cell.outputs:
+            stored = output if output.output_type == "stream" else output.data
+            for key in ("text", "text/html", "text/plain"):
+                if match := re.search(r"\d,?\d{3}\b", stored.get(key, "")):
+                    text, end = stored[key], match.end()
+                    stored[key] = f"{text[: end - 1]}{(int(text[end - 1]) + 1) % 10}{text[end:]}"
+                    return number
+    raise ValueError("the notebook prints no long number")
+
+
+def test_nbval_notices_one_altered_digit_in_the_book(project):
+    path = project / "book/parameters.ipynb"
+    nb = read(path)
+    number = alter_one_digit(nb)
+    nbformat.write(nb, path)
+    assert failures(run_pytest("book/parameters.ipynb", cwd=project)) == [
+        f"book/parameters.ipynb::Cell {number}"
+    ]
