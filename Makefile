@@ -33,8 +33,10 @@ test: data
 	$(MAKE) --no-print-directory normalised
 	$(BIN)/pytest --nbval -n 2 --dist loadfile
 
+# .jupyter has it show Markdown rendered. LAB takes further options, such as LAB=--no-browser.
 lab: data
-	$(BIN)/jupyter lab --ServerApp.root_dir=book --LabApp.default_url=/lab/tree/index.md
+	JUPYTER_CONFIG_PATH=.jupyter $(BIN)/jupyter lab --ServerApp.root_dir=book \
+	    --LabApp.default_url=/lab/tree/index.md $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 notebooks: data
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \

@@ -199,7 +199,9 @@ def progress_options(board: ProgressBoard | None) -> dict:
         return {}
     # A front end with a reader takes input; programs that run notebooks say that they do not.
     watched = getattr(kernel, "_allow_stdin", False)
-    return {"file": board} if watched and board is not None and board.display else {"disable": True}
+    if watched and board is not None and board.display:
+        return {"file": board, "ascii": False}
+    return {"disable": True}
 
 
 def _kernel():

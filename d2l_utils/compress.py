@@ -5,6 +5,7 @@ one; the given model is left untouched. The head is what follows `nn.Flatten` in
 """
 
 import copy
+import logging
 import math
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from d2l_utils.cost import layer_costs, on_meta
+from d2l_utils.cost import on_meta
 
 __all__ = ["fc_as_conv", "global_average_pooling", "int8", "magnitude_pruning", "truncated_svd"]
 
@@ -24,21 +25,23 @@ def global_average_pooling(model: nn.Module) -> nn.Module:
     to be trained.
 
     Raises:
-        ValueError: if the model has no head, or its weights do not exist yet.
+        ValueError: if the model has no head or no convolution, or its weights do not exist yet.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
     >>> _ = small(torch.zeros(1, 1, 8, 8))
-    >>> print(global_average_pooling(small).net[1:])
-    Sequential(
-      (0): AdaptiveAvgPool2d(output_size=1)
-      (1): Flatten(start_dim=1, end_dim=-1)
-      (2): Linear(in_features=8, out_features=10, bias=True)
-    )
+    >>> [*global_average_pooling(small).net[1:]]  # doctest: +NORMALIZE_WHITESPACE
+    [AdaptiveAvgPool2d(output_size=1),
+     Flatten(start_dim=1, end_dim=-1),
+     Linear(in_features=8, out_features=10, bias=True)]
     """
     features, head = _split(model)
     channels = [m for m in nn.Sequential(*features).modules() if isinstance(m, nn.Conv2d)]
-    classifier = nn.Linear(channels[-1].out_channels, _linears(head)[-1].out_features)
+    if not channels:
+        raise ValueError(f"this {type(model).__name__} has no convolution before its head")
+    old = _linears(head)[-1]
+    place = {"device": old.weight.device, "dtype": old.weight.dtype}
+    classifier = nn.Linear(channels[-1].out_channels, old.out_features, **place)
     return _with_net(model, [*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier])
 
 
@@ -65,20 +68,29 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     True
     """
     features, head = _split(model)
-    layer_costs(model, input_shape)  # a shape that the model cannot take is refused here
-    meta = on_meta(nn.Sequential(*features))
+    _check_takes(model, input_shape)
+    meta = on_meta(nn.Sequential(*features)).eval()
     channels, height, width = meta(torch.empty(1, *input_shape, device="meta")).shape[1:]
     layers, kernel_size = [], (height, width)
     for layer in head[1:]:
         if isinstance(layer, nn.Linear):
-            conv = nn.Conv2d(channels, layer.out_features, kernel_size, device="meta")
-            conv.weight = nn.Parameter(layer.weight.detach().reshape(conv.weight.shape).clone())
-            conv.bias = nn.Parameter(layer.bias.detach().clone())
-            layers.append(conv)
+            weight = layer.weight.detach().reshape(layer.out_features, channels, *kernel_size)
+            layers.append(_filled(nn.Conv2d, weight, layer.bias, kernel_size))
             channels, kernel_size = layer.out_features, (1, 1)
         else:
             layers.append(layer)
-    return _with_net(model, [*features, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    conv = _with_net(model, [*features, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    _check_takes(conv, input_shape)  # it does not, if a layer of the head takes vectors alone
+    return conv
+
+
+def _check_takes(model, input_shape):
+    try:
+        with torch.no_grad():
+            on_meta(model).eval()(torch.empty(1, *input_shape, device="meta"))
+    except (RuntimeError, ValueError) as error:
+        shape = tuple(input_shape)
+        raise ValueError(f"the model cannot take images of {shape}: {error}") from error
 
 
 def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
@@ -95,6 +107,7 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
     Raises:
         ValueError: if the model has no hidden fully connected layer, there are more or fewer ranks
             than such layers, or a rank is below 1 or above the layer's.
+        TypeError: if a rank is no whole number.
 
     Source: Girshick, 2015, arXiv 1504.08083, section 3.1.
 
@@ -111,26 +124,38 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
     hidden = _linears(head)[:-1]
     if not hidden:
         raise ValueError("the model has no hidden fully connected layer that could be split")
-    if len(ranks) != len(hidden):
-        raise ValueError(f"ranks is {ranks!r}; it must have {len(hidden)}, one a hidden layer")
+    if not isinstance(ranks, Sequence) or len(ranks) != len(hidden):
+        number = f"{len(hidden)} rank{'s' if len(hidden) > 1 else ''}"
+        message = f"ranks is {ranks!r}; it must be a list of {number}, one a hidden layer"
+        raise ValueError(message)
     split = {id(m): _split_linear(m, rank) for m, rank in zip(hidden, ranks, strict=True)}
     return _with_net(model, [*features, *(split.get(id(layer), layer) for layer in head)])
 
 
 def _split_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
     full = min(layer.in_features, layer.out_features)
+    if not isinstance(rank, int) or isinstance(rank, bool):
+        raise TypeError(f"a rank is {rank!r}; it must be a whole number")
     if not 1 <= rank <= full:
         raise ValueError(
             f"rank {rank} is not possible for a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; it must be from 1 to {full}"
         )
     U, S, Vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
-    first = nn.Linear(layer.in_features, rank, bias=False, device="meta")
-    second = nn.Linear(rank, layer.out_features, device="meta")
-    first.weight = nn.Parameter((S[:rank, None] * Vh[:rank]).contiguous())
-    second.weight = nn.Parameter(U[:, :rank].contiguous())
-    second.bias = nn.Parameter(layer.bias.detach().clone())
-    return nn.Sequential(first, second)
+    return nn.Sequential(
+        _filled(nn.Linear, S[:rank, None] * Vh[:rank], None),
+        _filled(nn.Linear, U[:, :rank], layer.bias),
+    )
+
+
+def _filled(kind, weight, bias, *arguments):
+    """Return a layer with these weights, or copies of them; its numbers of channels are theirs."""
+    outputs, inputs = weight.shape[:2]
+    layer = kind(inputs, outputs, *arguments, bias=bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.clone(memory_format=torch.contiguous_format))
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer
 
 
 class _Mask(nn.Module):
@@ -140,6 +165,14 @@ class _Mask(nn.Module):
 
     def forward(self, weight):
         return weight * self.mask
+
+
+def _without_mask(layer):
+    """Return a pruned layer as a plain one, whose zeros are weights like others."""
+    # Not by remove_parametrizations: on a copy it breaks the layer that the copy was made of.
+    if not parametrize.is_parametrized(layer):
+        return layer
+    return _filled(nn.Linear, layer.weight.detach(), layer.bias)
 
 
 def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
@@ -155,6 +188,7 @@ def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
 
     Raises:
         ValueError: if the model has no head, or `keep` is outside its range.
+        TypeError: if `keep` is no number.
 
     Source: Han et al., 2015, arXiv 1506.02626.
 
@@ -164,10 +198,12 @@ def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
     >>> int(magnitude_pruning(small, keep=0.25).net[2].weight.count_nonzero())
     2048
     """
+    if not isinstance(keep, int | float) or isinstance(keep, bool):
+        raise TypeError(f"keep is {keep!r}; it must be a number")
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; it must be above 0 and at most 1")
     features, head = _split(model)
-    pruned = _with_net(model, [*features, *head])
+    pruned = _with_net(model, [*features, *map(_without_mask, head)])
     for layer in _linears(_split(pruned)[1]):
         magnitudes = layer.weight.detach().abs().flatten()
         kept = magnitudes.topk(math.ceil(keep * magnitudes.numel())).indices
@@ -184,6 +220,7 @@ def int8(model: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: if the model has no head.
+        ImportError: if there is no torchao.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
@@ -191,24 +228,45 @@ def int8(model: nn.Module) -> nn.Module:
     >>> int8(small).net[2].weight.qdata.dtype
     torch.int8
     """
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-
+    torchao = _torchao()
     features, head = _split(model)
-    quantised = _with_net(model, [*features, *head]).eval()
-    quantize_(quantised, Int8DynamicActivationInt8WeightConfig())
+    quantised = _with_net(model, [*features, *map(_without_mask, head)]).eval()
+    torchao.quantize_(quantised, torchao.Int8DynamicActivationInt8WeightConfig())
+    for layer in quantised.modules():
+        layer.__dict__.pop("extra_repr", None)  # torchao's cannot be pickled
     return quantised
+
+
+def _torchao():
+    log = logging.getLogger("torch.utils._pytree")
+    level = log.level
+    log.setLevel(logging.ERROR)  # importing torchao logs what torchao itself should mend
+    try:
+        from torchao import quantization
+    except ImportError as error:
+        raise ImportError("int8 needs torchao; pip install torchao brings it") from error
+    finally:
+        log.setLevel(level)
+    return quantization
 
 
 def _split(model) -> tuple[list[nn.Module], list[nn.Module]]:
     """Return the layers before `nn.Flatten`, and the head from it on."""
     name = type(model).__name__
-    layers = list(getattr(model, "net", ()))
+    net = getattr(model, "net", None)
+    layers = list(net) if isinstance(net, nn.Sequential) else []
     places = [i for i, layer in enumerate(layers) if isinstance(layer, nn.Flatten)]
-    if not places or not _linears(layers[places[0] :]):
-        raise ValueError(f"this {name} has no head: no nn.Flatten with nn.Linear after it in net")
+    if not places or not _linears(_flat(layers[places[0] :])):
+        needs = "its net must be an nn.Sequential with nn.Flatten, and nn.Linear after it"
+        raise ValueError(f"this {name} has no head; {needs}")
     if any(nn.parameter.is_lazy(p) for p in model.parameters()):
         raise ValueError(f"this {name} has no weights yet; run it on one batch first")
-    return layers[: places[0]], layers[places[0] :]
+    return layers[: places[0]], _flat(layers[places[0] :])
+
+
+def _flat(layers) -> list[nn.Module]:
+    """Return the layers, those that SVD has split one after the other."""
+    return [m for layer in layers for m in (layer if isinstance(layer, nn.Sequential) else [layer])]
 
 
 def _linears(layers) -> list[nn.Linear]:
@@ -219,4 +277,5 @@ def _with_net(model, layers):
     """Return a copy of the model with these layers as its net, none of them shared."""
     shell = copy.copy(model)
     shell._modules = {**model._modules, "net": nn.Sequential(*layers)}
+    shell.net.training = model.net.training
     return copy.deepcopy(shell)

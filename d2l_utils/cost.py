@@ -161,7 +161,7 @@ def on_meta(net: nn.Module) -> nn.Module:
 
 def _meta_twin(tensor):
     if nn.parameter.is_lazy(tensor):
-        return type(tensor)(tensor.requires_grad, device="meta", dtype=tensor.dtype)
+        return type(tensor)(device="meta", dtype=tensor.dtype)
     twin = torch.empty_like(tensor, device="meta")
     is_parameter = isinstance(tensor, nn.Parameter)
     return nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin

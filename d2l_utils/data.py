@@ -10,6 +10,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -56,6 +57,17 @@ class DataModule(HyperParameters):
 
     `device` is where batches shall go, for loaders that can put them there themselves; the trainer
     sets it. `generator`, if not None, is the source of the order, kept in checkpoints.
+
+    Args:
+        root: the folder of the files.
+        num_workers: processes that load batches.
+
+    >>> class Numbers(DataModule):
+    ...     batch_size = 2
+    ...     def get_dataloader(self, train):
+    ...         return self.get_tensorloader([torch.arange(4)], train)
+    >>> [batch.tolist() for (batch,) in Numbers().val_dataloader()]
+    [[0, 1], [2, 3]]
     """
 
     device = cpu()
@@ -65,7 +77,11 @@ class DataModule(HyperParameters):
         self.save_hyperparameters()
 
     def get_dataloader(self, train: bool):
-        """Return an iterable of batches with a length; for subclasses to define."""
+        """Return an iterable of batches with a length; for subclasses to define.
+
+        Raises:
+            NotImplementedError: unless a subclass does.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no get_dataloader(train)")
 
     def train_dataloader(self):
@@ -77,7 +93,10 @@ class DataModule(HyperParameters):
         return self.get_dataloader(train=False)
 
     def get_tensorloader(self, tensors, train: bool, indices=slice(0, None)):
-        """Return a loader over `indices` of `tensors`, in a new order each epoch if `train`."""
+        """Return a loader over `indices` of `tensors`, in a new order each epoch if `train`.
+
+        It takes its batch size from `self.batch_size`.
+        """
         dataset = torch_data.TensorDataset(*(t[indices] for t in tensors))
         return torch_data.DataLoader(
             dataset, self.batch_size, shuffle=train, generator=self.generator
@@ -135,7 +154,8 @@ class FashionMNIST(DataModule):
     Args:
         batch_size: images a batch.
         resize: height and width that the images are resized to, bilinearly with antialiasing, to
-            the very pixels of torchvision's `Resize` and `ToTensor`.
+            the very pixels of torchvision's `Resize` and `ToTensor`. (Only where the height
+            shrinks and the width grows, Pillow 13 rounds in another order.)
         root: a folder with the four files, plain or as .gz, or with `FashionMNIST/raw` in it.
         num_workers: kept for the book's interface; the images are in memory, so no worker helps.
         holdout: take this many images off the end of the training set and validate on them, so
@@ -218,17 +238,39 @@ class FashionMNIST(DataModule):
 def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return uint8 images `(n, 1, h, w)` as float32 on [0, 1], in a new size.
 
+    They are PIL's very pixels, on any device. `F.interpolate` gives these in some sizes only, such
+    as 56 and 224; in others, such as 20, it is off by a grey level, and so it is on a GPU.
+
     >>> resize_images(torch.full((1, 1, 28, 28), 255, dtype=torch.uint8), (2, 2)).unique()
     tensor([1.])
     """
-    if images.shape[-2:] != size:
-        # On uint8 a CPU gives PIL's very pixels; on a GPU torch resizes floats alone, and rounding
-        # comes within one grey level of them.
-        on_cpu = images.device.type == "cpu"
-        images = images if on_cpu else images.float()
-        images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
-        images = images if on_cpu else images.round().clamp(0, 255)
-    return images.float() / 255
+    h, w = images.shape[-2:]
+    if (h, w) == tuple(size):
+        return images.float() / 255
+    rows = _resize_weights(h, size[0], images.device)
+    columns = _resize_weights(w, size[1], images.device)
+
+    def resample(images):
+        images = (images.double() @ columns.T).add_(0.5).floor_()
+        return (rows @ images).add_(0.5).floor_().float().div_(255)
+
+    # Few images at a time stay in a CPU's cache.
+    return torch.cat([*map(resample, images.split(8 if images.is_cpu else len(images)))])
+
+
+@lru_cache
+def _resize_weights(before: int, after: int, device: torch.device) -> torch.Tensor:
+    """Return the weight of each old pixel in each new one, `(after, before)`, as PIL has them.
+
+    They are a triangle around the new pixel's centre, as wide as the larger of both pixels, and
+    have 22 binary places: so doubles add them up without any error.
+    """
+    scale = before / after
+    centres = (torch.arange(after, dtype=torch.double)[:, None] + 0.5) * scale
+    distances = (torch.arange(before, dtype=torch.double) + 0.5 - centres).abs() / max(scale, 1)
+    weights = (1 - distances).clamp(min=0)
+    weights /= weights.sum(dim=1, keepdim=True)
+    return ((weights * 2**22 + 0.5).floor() / 2**22).to(device)
 
 
 def _augment(X, names, generator):

@@ -5,8 +5,10 @@
     python -m d2l_utils.experiment GRID.toml --list                     # what is there, what is not
 
 A record is `<results>/<grid>/<variant>-seed<k>.json`, written whole or not at all. A run whose
-record is there is not done again, so machines can share a grid and a stopped run goes on from its
-last epoch. It needs torch, numpy and tqdm only.
+record is there is not done again, so machines can share a grid, and a stopped run goes on after its
+last whole epoch. The records of the book's grids go to `book/results`, their checkpoints and
+weights, which are not kept in git, to `checkpoints`; other grids have both folders beside them.
+Only int8 needs more than torch, numpy and tqdm.
 """
 
 import argparse
@@ -14,210 +16,27 @@ import dataclasses
 import datetime
 import json
 import os
+import pickle
 import platform
 import re
 import sys
 import time
-import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 
-from d2l_utils import compress
 from d2l_utils.cost import layer_costs
-from d2l_utils.data import AUGMENTATIONS, FashionMNIST
+from d2l_utils.data import FashionMNIST
+from d2l_utils.grid import Config, Grid, load_grid, transformed
 from d2l_utils.models import VGG
 from d2l_utils.trainer import Trainer
 
 __all__ = ["Config", "Grid", "Run", "load_grid", "load_records", "replay"]
-
-
-@dataclass(frozen=True)
-class Config:
-    """All settings of a run on Fashion-MNIST; the defaults are the section's recipe.
-
-    Attributes:
-        arch: blocks, `[num_convs, out_channels]` each.
-        head: widths of the hidden fully connected layers, or "gap".
-        batch_norm: normalise after each convolution.
-        resolution: height and width of the images.
-        epochs: 0 only evaluates.
-        batch_size: images a batch.
-        lr: learning rate; with a one-cycle schedule its peak.
-        momentum: of SGD; above 0 in Nesterov's form.
-        weight_decay: of SGD.
-        schedule: "constant" or "one_cycle".
-        label_smoothing: of the training loss; validation has none.
-        augment: any of "flip" and "crop".
-        train_size: train on this many images only; 0 takes all.
-        holdout: validate on this many images of the training set instead of the test set.
-        start: the variant of the same grid whose trained weights, of the same seed, to start from.
-        transform: what to do to it first, one of `{svd = [r, r]}`, `{prune = share kept}`,
-            `{int8 = true}`.
-        teacher: the variant whose logits are learned from (distillation).
-        temperature: of the teacher's and the student's logits in distillation.
-        soft_share: the weight of the teacher's logits against the labels in the loss.
-    """
-
-    arch: list
-    head: list | str = field(default_factory=lambda: [4096, 4096])
-    batch_norm: bool = False
-    resolution: int = 224
-    epochs: int = 10
-    batch_size: int = 128
-    lr: float = 0.01
-    momentum: float = 0.0
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    label_smoothing: float = 0.0
-    augment: list = field(default_factory=list)
-    train_size: int = 0
-    holdout: int = 0
-    start: str = ""
-    transform: dict = field(default_factory=dict)
-    teacher: str = ""
-    temperature: float = 4.0
-    soft_share: float = 0.9
-
-
-@dataclass(frozen=True)
-class Grid:
-    """A grid: its name, the question it answers, seeds, and one configuration a variant."""
-
-    name: str
-    question: str
-    seeds: dict[str, list[int]]
-    variants: dict[str, Config]
-
-
-# --- reading a grid --------------------------------------------------------------------------
-
-_RANGES = {
-    "resolution": (1, None),
-    "epochs": (0, None),
-    "batch_size": (1, None),
-    "lr": (0, None),
-    "momentum": (0, 1),
-    "weight_decay": (0, None),
-    "label_smoothing": (0, 1),
-    "train_size": (0, 60_000),
-    "holdout": (0, 59_999),
-    "temperature": (0, None),
-    "soft_share": (0, 1),
-}
-_CHOICES = {"schedule": ("constant", "one_cycle")}
-_TRANSFORMS = ("svd", "prune", "int8")
-
-
-def load_grid(path: str | os.PathLike) -> Grid:
-    """Read and check a grid.
-
-    The file has `question`, `seeds`, a table `[defaults]` and one table `[variants.<name>]` each;
-    their keys are the fields of `Config`, and a variant may have `seeds` of its own.
-
-    Raises:
-        ValueError: if anything in it is wrong; the message begins with file and line.
-    """
-    path = Path(path)
-    text = path.read_text(encoding="utf-8")
-    try:
-        raw = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path}: {error}") from error
-    try:
-        return _check_grid(path.stem, raw)
-    except _WrongEntry as error:
-        line = _line_of(text, error.table, error.key)
-        raise ValueError(f"{path}:{line}: {error}") from error
-
-
-class _WrongEntry(ValueError):
-    def __init__(self, table: str, key: str, message: str):
-        super().__init__(message)
-        self.table, self.key = table, key
-
-
-def _check_grid(name: str, raw: dict) -> Grid:
-    for key in raw:
-        if key not in ("question", "seeds", "defaults", "variants"):
-            raise _WrongEntry("", key, f"unknown key {key!r}")
-    if not raw.get("variants"):
-        raise _WrongEntry("", "", "there is no table [variants.<name>]")
-    _check_seeds("", raw.get("seeds"))
-    defaults = raw.get("defaults", {})
-    _check_fields("defaults", defaults)
-    variants, seeds = {}, {}
-    for variant, settings in raw["variants"].items():
-        table = f"variants.{variant}"
-        settings = dict(settings)
-        seeds[variant] = settings.pop("seeds", raw["seeds"])
-        _check_seeds(table, seeds[variant])
-        _check_fields(table, settings)
-        if "arch" not in defaults | settings:
-            raise _WrongEntry(table, "", f"{variant} has no arch")
-        variants[variant] = Config(**defaults | settings)
-    for variant, config in variants.items():
-        _check_config(f"variants.{variant}", config, variants)
-    return Grid(name, raw.get("question", ""), seeds, variants)
-
-
-def _check_seeds(table, seeds):
-    good = isinstance(seeds, list) and seeds and all(type(s) is int and s >= 0 for s in seeds)
-    if not good:
-        raise _WrongEntry(table, "seeds", f"seeds is {seeds!r}; it must be a list like [0, 1, 2]")
-
-
-def _check_fields(table, settings):
-    fields = {f.name: f.type for f in dataclasses.fields(Config)}
-    for key, value in settings.items():
-        if key not in fields:
-            raise _WrongEntry(table, key, f"unknown key {key!r}; known are {', '.join(fields)}")
-        kind = fields[key]
-        allowed = (int, float) if kind is float else kind
-        if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
-            name = getattr(kind, "__name__", str(kind))
-            raise _WrongEntry(table, key, f"{key} is {value!r}; it must be of type {name}")
-        low, high = _RANGES.get(key, (None, None))
-        if (low is not None and value < low) or (high is not None and value > high):
-            limits = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise _WrongEntry(table, key, f"{key} is {value}; it must be {limits}")
-        if key in _CHOICES and value not in _CHOICES[key]:
-            raise _WrongEntry(table, key, f"{key} is {value!r}; it must be one of {_CHOICES[key]}")
-        if key == "augment" and any(name not in AUGMENTATIONS for name in value):
-            raise _WrongEntry(table, key, f"augment is {value}; it takes any of {AUGMENTATIONS}")
-
-
-def _check_config(table, config, variants):
-    for key in ("start", "teacher"):
-        if (name := getattr(config, key)) and name not in variants:
-            raise _WrongEntry(table, key, f"{key} is {name!r}, which is no variant of this grid")
-    if config.transform and (
-        len(config.transform) > 1 or next(iter(config.transform)) not in _TRANSFORMS
-    ):
-        message = f"transform is {config.transform}; it must be one of {_TRANSFORMS}"
-        raise _WrongEntry(table, "transform", message)
-    if config.epochs == 0 and not config.start:
-        raise _WrongEntry(table, "epochs", "epochs is 0, but there is no start to evaluate")
-    try:
-        layer_costs(make_model(config), (1, config.resolution, config.resolution))
-    except (TypeError, ValueError) as error:
-        raise _WrongEntry(table, "arch", f"this network is impossible: {error}") from error
-
-
-def _line_of(text: str, table: str, key: str) -> int:
-    """Return the line of `key` in `[table]` (or of the table itself), counted from 1."""
-    current, table_line = "", 1
-    for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[([^\[\]]+)\]", line):
-            current = header[1].replace('"', "").replace(" ", "")
-            table_line = number if current == table else table_line
-        elif current == table and key and re.match(rf'\s*"?{re.escape(key)}"?\s*=', line):
-            return number
-    return table_line
 
 
 # --- one run ---------------------------------------------------------------------------------
@@ -227,9 +46,7 @@ class RecipeVGG(VGG):
     """A VGG that is trained as a `Config` says."""
 
     def __init__(self, config: Config, teacher: VGG | None = None):
-        super().__init__(
-            config.arch, config.lr, head=config.head, batch_norm=config.batch_norm
-        )
+        super().__init__(config.arch, config.lr, head=config.head, batch_norm=config.batch_norm)
         self.config = config
         self._teacher = [teacher]  # in a list, so that its weights are none of this model's
 
@@ -259,7 +76,7 @@ class RecipeVGG(VGG):
         loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
         if (teacher := self._teacher[0]) is not None:
             with torch.no_grad():
-                targets = teacher(X).float()
+                targets = teacher.to(X.device)(X).float()
             loss = _distillation(logits, targets, loss, self.config)
         self.plot("loss", loss, train=True)
         return loss
@@ -320,6 +137,10 @@ class Run:
         """The file of the trained weights, for the variants that start from them."""
         return self.checkpoint.with_suffix(".weights.pt")
 
+    @property
+    def _settings(self) -> Path:
+        return self.checkpoint.with_suffix(".json")
+
     def sibling(self, variant: str) -> "Run":
         """Return the run of another variant with the same seed."""
         return dataclasses.replace(self, variant=variant)
@@ -333,7 +154,7 @@ class Run:
         c = self.config
         teacher = self.sibling(c.teacher).trained_model() if c.teacher else None
         if c.start:
-            model = _transform(self.sibling(c.start).trained_model(), c.transform)
+            model = transformed(self.sibling(c.start).trained_model(), c.transform)
             model.config, model._teacher = c, [teacher]
         else:
             model = make_model(c, teacher)
@@ -352,15 +173,24 @@ class Run:
 
         Raises:
             FileNotFoundError: if they are not on this machine.
+            ValueError: if they are damaged, or of another network.
         """
         if not self.weights.exists():
+            there = self.record.exists()
+            remedy = f"delete {self.record} and train" if there else "train"
             raise FileNotFoundError(
                 f"the weights of {self.variant} with seed {self.seed} are not on this machine "
-                f"({self.weights}); remove {self.record} and run the grid again to train them"
+                f"({self.weights}); {remedy} that run here first"
             )
         model, c = make_model(self.config), self.config
         model.eval()(torch.zeros(1, 1, c.resolution, c.resolution))
-        model.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        try:
+            model.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
+        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            raise ValueError(
+                f"{self.weights} is damaged, or of another network than {self.variant}; delete it "
+                f"and {self.record} to train again"
+            ) from error
         return model
 
     def execute(self, precision: str | None = None) -> dict | None:
@@ -368,6 +198,7 @@ class Run:
         started = time.perf_counter()
         model, data = self.prepare()
         c = self.config
+        resumed = c.epochs > 0 and self.checkpoint.exists()
         trainer = Trainer(
             max(c.epochs, 1),
             num_gpus=0 if "int8" in c.transform else 1,
@@ -376,6 +207,7 @@ class Run:
             checkpoint=self.checkpoint if c.epochs else None,
         )
         if c.epochs:
+            self._check_checkpoint()
             trainer.fit(model, data)
             if trainer.interrupted:
                 return None
@@ -396,31 +228,52 @@ class Run:
             "hardware": hardware(trainer.device),
             "versions": versions(),
             "wall_seconds": time.perf_counter() - started,
+            "resumed": resumed,
             "finished": datetime.date.today().isoformat(),
         }
         self._keep_weights(model)
         write_json(self.record, record)
         self.checkpoint.unlink(missing_ok=True)
+        self._settings.unlink(missing_ok=True)
         return record
+
+    def recorded(self) -> dict | None:
+        """Return the record, or None if there is none.
+
+        Raises:
+            ValueError: if it is damaged, or was made with other settings than the grid has now.
+        """
+        if not self.record.exists():
+            return None
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            # A setting that is younger than the record had its default then.
+            was = dataclasses.asdict(Config(**record["config"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.record} is damaged; delete it to train again") from error
+        if other := _differences(was, dataclasses.asdict(self.config)):
+            message = f"{self.record} was made with other settings: {other}"
+            raise ValueError(f"{message}; delete it to train again")
+        return record
+
+    def _check_checkpoint(self):
+        """Refuse a checkpoint of other settings; the trainer itself does not know them all."""
+        now = dataclasses.asdict(self.config)
+        if self.checkpoint.exists() and self._settings.exists():
+            was = json.loads(self._settings.read_text(encoding="utf-8"))
+            if other := _differences(was, now):
+                message = f"{self.checkpoint} was made with other settings: {other}"
+                raise ValueError(f"{message}; delete it to train from the first epoch on")
+        write_json(self._settings, now)
 
     def _keep_weights(self, model):
         others = self.grid.variants.values()
         if any(self.variant in (c.start, c.teacher) for c in others) or self._is_worth_shipping():
-            self.weights.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(model.state_dict(), self.weights)
+            with whole_or_not_at_all(self.weights) as part:
+                torch.save(model.state_dict(), part)
 
     def _is_worth_shipping(self):
         return self.config.head == "gap"  # small enough to be kept
-
-
-def _transform(model, transform):
-    if "svd" in transform:
-        return compress.truncated_svd(model, transform["svd"])
-    if "prune" in transform:
-        return compress.magnitude_pruning(model, transform["prune"])
-    if "int8" in transform:
-        return compress.int8(model)
-    return model
 
 
 def _network(model, config) -> dict:
@@ -433,10 +286,17 @@ def _network(model, config) -> dict:
     }
 
 
-def replay(run: Run, precision: str, steps: int = 10) -> list[float]:
-    """Train the first steps of a run again and return their losses."""
+def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> list[float]:
+    """Train the first steps of a run again and return their losses.
+
+    They are those of the record, but for rounding: another processor, or another number of
+    threads, adds in another order.
+
+    Raises:
+        FileNotFoundError: if it starts from weights that are not on this machine.
+    """
     model, data = run.prepare()
-    trainer = Trainer(max(run.config.epochs, 1), precision=precision, seed=run.seed)
+    trainer = Trainer(max(run.config.epochs, 1), num_gpus, precision=precision, seed=run.seed)
     trainer.start(model, data)
     return [float(trainer.step(batch)) for batch in islice(trainer.train_dataloader, steps)]
 
@@ -458,10 +318,27 @@ def load_records(folder: str | os.PathLike) -> list[dict]:
 
 def write_json(path: Path, content) -> None:
     """Write a JSON file whole or not at all."""
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    with whole_or_not_at_all(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    """Give a temporary file to write to, which becomes `path` once all has gone well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _differences(was: dict, now: dict) -> str:
+    """Return how settings differ, "" if they do not."""
+    pairs = {key: (was.get(key), now.get(key)) for key in was | now}
+    return ", ".join(f"{key} {a}, now {b}" for key, (a, b) in pairs.items() if a != b)
 
 
 def hardware(device: torch.device) -> dict:
@@ -489,16 +366,19 @@ def versions() -> dict:
 
 # --- the command -----------------------------------------------------------------------------
 
+# What may go wrong in one run and leaves the others to be done.
+_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, ValueError)
+
 
 def runs_of(grid: Grid, results: Path, checkpoints: Path) -> Iterator[Run]:
     """Yield all runs: seed by seed, and what others start from before them."""
     for seed in sorted({seed for seeds in grid.seeds.values() for seed in seeds}):
-        for variant in _dependencies_first(grid.variants):
+        for variant in _sources_first(grid.variants):
             if seed in grid.seeds[variant]:
                 yield Run(grid, variant, seed, results, checkpoints)
 
 
-def _dependencies_first(variants: dict[str, Config]) -> list[str]:
+def _sources_first(variants: dict[str, Config]) -> list[str]:
     ordered: list[str] = []
 
     def add(name):
@@ -513,42 +393,91 @@ def _dependencies_first(variants: dict[str, Config]) -> list[str]:
     return ordered
 
 
+def default_folders(grid_file: Path) -> tuple[Path, Path]:
+    """Return the folders of records and of checkpoints: the book's, or beside any other grid."""
+    folder = grid_file.resolve().parent
+    if folder.parts[-2:] == ("book", "experiments"):
+        return folder.parent / "results", folder.parents[1] / "checkpoints"
+    return folder / "results", folder / "checkpoints"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing of the grids; return 0 if nothing is missing at the end."""
     options = _parser().parse_args(arguments)
     try:
-        grids = [load_grid(path) for path in options.grids]
+        runs = _chosen_runs(options)
+        missing = [] if options.list else [run for run in runs if not run.record.exists()]
+        if missing:
+            FashionMNIST()  # if it is not to be had, it is said once, and not for each run
+        _execute(missing, options.precision)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on after the last whole epoch")
+        return 130
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
-    runs = [
+    return _report(runs, options.list)
+
+
+def _chosen_runs(options) -> list[Run]:
+    runs = []
+    for path in options.grids:
+        results, checkpoints = default_folders(path)
+        results, checkpoints = options.results or results, options.checkpoints or checkpoints
+        runs += runs_of(load_grid(path), results, checkpoints)
+    if len({run.record for run in runs}) < len(runs):
+        raise ValueError("two of these grids have one name, so their records would be the same")
+    for key in ("variant", "seed"):
+        there = {getattr(run, key): None for run in runs}  # in the order of the grids
+        for wanted in getattr(options, key) or ():
+            if wanted not in there:
+                known = ", ".join(map(str, there))
+                raise ValueError(f"there is no {key} {wanted} in these grids; there are {known}")
+    chosen = [
         run
-        for grid in grids
-        for run in runs_of(grid, options.results, options.checkpoints)
+        for run in runs
         if (not options.variant or run.variant in options.variant)
         and (not options.seed or run.seed in options.seed)
     ]
-    if not runs:
-        print("no run of these grids has such a variant and seed", file=sys.stderr)
-        return 2
-    missing = [run for run in runs if not run.record.exists()]
-    for number, run in enumerate(() if options.list else missing, 1):
+    if not chosen:
+        raise ValueError("no run of these grids has such a variant and such a seed")
+    return chosen
+
+
+def _execute(missing: list[Run], precision: str | None) -> None:
+    for number, run in enumerate(missing, 1):
+        if run.record.exists():
+            continue  # another process, which shares the grid, was there first
         print(f"[{number}/{len(missing)}] {_name(run)}", flush=True)
         try:
-            record = run.execute(options.precision)
-        except (FileNotFoundError, FloatingPointError) as error:
-            print(f"  failed: {error}", file=sys.stderr)
+            record = run.execute(precision)
+        except _FAILURES as error:
+            print(f"  failed: {error}", file=sys.stderr, flush=True)
             continue
         if record is None:
-            print("stopped; the same command goes on from the last epoch")
-            return 130
+            raise KeyboardInterrupt
         accuracy, seconds = record["final"]["val_acc"], record["wall_seconds"]
         print(f"  accuracy {accuracy:.4f} ({record['validated_on']}), {seconds:.0f} s", flush=True)
-    missing = [run for run in runs if not run.record.exists()]
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs are recorded")
-    for run in missing:
-        print(f"  missing: {_name(run)}")
-    return 1 if missing else 0
+
+
+def _report(runs: list[Run], show_all: bool) -> int:
+    """Print what is recorded and what is not; return 0 if all is."""
+    lines, count = [], 0
+    for run in runs:
+        try:
+            record = run.recorded()
+        except ValueError as error:
+            lines.append(f"  wrong: {error}")
+            continue
+        count += record is not None
+        if record is None:
+            lines.append(f"  missing: {_name(run)}")
+        elif show_all:
+            lines.append(f"  {record['final']['val_acc']:.4f}   {_name(run)}")
+    print(f"{count} of {len(runs)} runs are recorded")
+    if lines:
+        print("\n".join(lines))
+    return 0 if count == len(runs) else 1
 
 
 def _name(run: Run) -> str:
@@ -558,15 +487,29 @@ def _name(run: Run) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m d2l_utils.experiment",
-        description="Train what is missing of a grid; stop with Ctrl-C and go on when you like.",
+        description="Train what is missing of a grid: of each variant with each seed. Stop it with "
+        "Ctrl-C; the same command goes on. It ends with status 0 if nothing is missing, 1 if "
+        "something is, 2 if it was asked for something impossible, 130 if it was stopped.",
     )
-    parser.add_argument("grids", nargs="+", type=Path, metavar="GRID.toml")
-    parser.add_argument("--variant", action="append", help="only this variant (repeatable)")
-    parser.add_argument("--seed", action="append", type=int, help="only this seed (repeatable)")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), help="not the fastest")
-    parser.add_argument("--list", action="store_true", help="train nothing, say what is missing")
-    parser.add_argument("--results", type=Path, default=Path("book/results"))
-    parser.add_argument("--checkpoints", type=Path, default=Path("checkpoints"))
+    add = parser.add_argument
+    add("grids", nargs="+", type=Path, metavar="GRID.toml", help="what to train")
+    add("--variant", action="append", metavar="NAME", help="only this variant (repeatable)")
+    add("--seed", action="append", type=int, metavar="N", help="only this seed (repeatable)")
+    precisions = ("float32", "bfloat16")
+    add("--precision", choices=precisions, help="instead of what the device is fast in")
+    add("--list", action="store_true", help="train nothing; say what is recorded and what is not")
+    add(
+        "--results",
+        type=Path,
+        metavar="FOLDER",
+        help="of the records, instead of results/ beside the grid (book/results for the book's)",
+    )
+    add(
+        "--checkpoints",
+        type=Path,
+        metavar="FOLDER",
+        help="of checkpoints and weights, instead of checkpoints/ beside the grid (or the book)",
+    )
     return parser
 
 

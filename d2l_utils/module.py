@@ -104,6 +104,14 @@ class Module(nn.Module, HyperParameters):
         plot_train_per_epoch: points an epoch that a training curve gets.
         plot_valid_per_epoch: kept for the book's interface; a validation curve gets its mean over
             the whole set, one point an epoch.
+
+    >>> class Line(Module):
+    ...     def __init__(self, lr):
+    ...         super().__init__()
+    ...         self.save_hyperparameters()
+    ...         self.net = nn.LazyLinear(1)
+    >>> Line(lr=0.1)(torch.zeros(4, 2)).shape
+    torch.Size([4, 1])
     """
 
     def __init__(self, plot_train_per_epoch: int = 2, plot_valid_per_epoch: int = 1):
@@ -117,7 +125,11 @@ class Module(nn.Module, HyperParameters):
         return {**self.__dict__, "trainer": None}
 
     def loss(self, y_hat, y):
-        """Return the loss, a scalar; for subclasses to define."""
+        """Return the loss, a scalar; for subclasses to define.
+
+        Raises:
+            NotImplementedError: unless a subclass does.
+        """
         raise NotImplementedError(f"{type(self).__name__} defines no loss(y_hat, y)")
 
     def forward(self, X):

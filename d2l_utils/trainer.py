@@ -2,8 +2,8 @@
 
 import math
 import os
-import pickle
 import time
+import zipfile
 from pathlib import Path
 
 import torch
@@ -387,16 +387,18 @@ def _optimiser_and_scheduler(configured):
 
 
 def _read_checkpoint(path) -> dict:
+    cause = None
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} is {_NO_CHECKPOINT}") from error
-    if not isinstance(state, dict) or "settings" not in state:
-        raise ValueError(f"{path} is {_NO_CHECKPOINT}")
-    return state
-
-
-_NO_CHECKPOINT = "no checkpoint of this trainer, or a damaged one; delete it to start from epoch 1"
+        with zipfile.ZipFile(path) as archive:
+            is_whole = archive.testzip() is None  # torch.load does not look at the checksums
+        state = torch.load(path, map_location="cpu", weights_only=True) if is_whole else None
+        if isinstance(state, dict) and "settings" in state:
+            return state
+    except Exception as error:  # a damaged file has many ways to fail
+        cause = error
+    raise ValueError(
+        f"{path} is no checkpoint of this trainer, or a damaged one; delete it to start anew"
+    ) from cause
 
 
 def _plain_settings(data) -> str:

@@ -238,8 +238,9 @@ def test_training_stores_one_figure_and_nothing_else(stored):
 
 
 def test_a_reader_sees_progress_before_the_figure(stored):
-    first, *_, last = stored["shown"][0].text.splitlines()
+    first, *_, shown_at_the_end, last = stored["shown"][0].text.splitlines()
     assert "cpu" in first and "0/12" in first
+    assert "█" in shown_at_the_end
     assert "Figure" in last
     assert_only_a_figure(stored["spied"])
 

@@ -1,16 +1,12 @@
 """Checks of the built pages that need no browser: nothing from elsewhere, nothing dangling."""
 
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from test_notebooks import ROOT, toc_files
+from test_notebooks import NOTEBOOKS, ROOT, toc_files
 
 HTML = ROOT / "_build/html"
 # What a page brings with it, as against what it links to.
@@ -22,16 +18,6 @@ RESOURCES = {
 
 def parse(path):
     return BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
-
-
-@pytest.fixture(scope="session")
-def pages():
-    """Builds the book from nothing, where a warning is an error; returns path -> parsed page."""
-    shutil.rmtree(HTML, ignore_errors=True)
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", ROOT, "--all", "-q"]
-    build = subprocess.run([*command, "-W", "--keep-going"], capture_output=True, text=True)
-    assert build.returncode == 0, build.stdout + build.stderr
-    return {path: parse(path) for path in HTML.rglob("*.html") if "_static" not in path.parts}
 
 
 def from_elsewhere(page):
@@ -72,11 +58,17 @@ def undescribed(page):
     return [tag.get("src") for tag in page("img") if len(tag.get("alt", "")) < 30]
 
 
-def weight(path, page):
-    """Bytes of the page with its pictures; the scripts and styles that all pages share aside."""
-    sources = {tag["src"] for tag in page("img", src=True)}
-    pictures = [path.parent / src for src in sources if not src.startswith("data:")]
-    return path.stat().st_size + sum(picture.stat().st_size for picture in pictures)
+def weight(path, page, shared=frozenset()):
+    """Bytes of the page with its pictures and scripts; those that all pages share aside."""
+    sources = {tag["src"].split("?")[0] for tag in page(["img", "script"], src=True)}
+    own = {path.parent / src for src in sources if not src.startswith("data:")}
+    own = {file.resolve() for file in own} - shared
+    return path.stat().st_size + sum(file.stat().st_size for file in own)
+
+
+def scripts(path, page):
+    sources = [tag["src"].split("?")[0] for tag in page("script", src=True)]
+    return {(path.parent / src).resolve() for src in sources}
 
 
 def test_every_page_of_the_contents_is_built(pages):
@@ -101,8 +93,34 @@ def test_every_picture_is_described(pages):
 
 
 def test_no_page_is_heavy(pages):
-    heavy = {str(p): bytes_ for p in pages if (bytes_ := weight(p, pages[p])) > 1_500_000}
+    # MathJax is on every page with a formula, and counts as shared; Vega is on the explorer alone.
+    mathjax = set((HTML / "_static/mathjax").rglob("*.js"))
+    first, *others = (scripts(p, page) for p, page in pages.items() if p.parent.name == "book")
+    shared = frozenset(first.intersection(*others) | mathjax)
+    heavy = {str(p): n for p in pages if (n := weight(p, pages[p], shared)) > 1_500_000}
     assert heavy == {}
+
+
+def test_every_page_has_what_a_reader_goes_on_with(pages):
+    """A search field, the page before and after, and of a notebook its source and copy buttons."""
+    names = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+    for place, name in enumerate(names):
+        page = pages[HTML / f"{name}.html"]
+        assert page.find("form", class_="bd-search"), name
+        assert bool(page.find("a", class_="left-prev")) == (place > 0), name
+        assert bool(page.find("a", class_="right-next")) == (place < len(names) - 1), name
+    for path in NOTEBOOKS:
+        page = pages[HTML / f"book/{path.stem}.html"]
+        source = page.find("a", class_="btn-download-source-button")["href"]
+        assert source.endswith(f"{path.stem}.ipynb")
+        assert any("copybutton" in tag["src"] for tag in page("script", src=True))
+
+
+def test_figures_are_numbered(pages):
+    for path in NOTEBOOKS:
+        page = pages[HTML / f"book/{path.stem}.html"]
+        numbers = [tag.find(class_="caption-number") for tag in page("figcaption")]
+        assert all(numbers), path
 
 
 def test_mathematics_is_typeset_by_the_books_own_mathjax(pages):
@@ -159,6 +177,9 @@ def test_a_picture_without_description_is_noticed(tmp_path):
 
 def test_pictures_count_for_the_weight(tmp_path):
     (tmp_path / "x.png").write_bytes(bytes(1000))
+    (tmp_path / "x.js").write_bytes(bytes(500))
     path = tmp_path / "a.html"
-    path.write_text('<img src="x.png"><img src="x.png">')
-    assert weight(path, parse(path)) == 1000 + path.stat().st_size
+    path.write_text('<img src="x.png"><img src="x.png"><script src="x.js?v=1"></script>')
+    assert weight(path, parse(path)) == 1500 + path.stat().st_size
+    shared = frozenset({(tmp_path / "x.js").resolve()})
+    assert weight(path, parse(path), shared) == 1000 + path.stat().st_size

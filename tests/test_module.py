@@ -226,6 +226,12 @@ def test_labels_out_of_range(labels, found):
         NoNet().loss(torch.zeros(2, 3), torch.tensor(labels))
 
 
+def test_labels_that_are_on_another_device_are_not_looked_at():
+    # On a GPU a look would wait for it; meta tensors cannot be looked at.
+    logits = torch.zeros(2, 3, device="meta")
+    assert NoNet().loss(logits, torch.zeros(2, dtype=torch.long, device="meta")).is_meta
+
+
 def test_validation_reports_loss_and_accuracy():
     model = NoNet()
     model.net, model.trainer = nn.Identity(), Recorder()

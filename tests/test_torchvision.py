@@ -19,7 +19,7 @@ TOLERANCE = 1e-4
 
 
 def theirs(name):
-    """Torchvision's network with random weights; drawn here, which is faster than it does itself."""
+    """Torchvision's network with random weights, drawn here because its own way is slow."""
     with torch.device("meta"):
         net = get_model(name)
     net.to_empty(device="cpu")

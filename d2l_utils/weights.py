@@ -1,0 +1,135 @@
+"""Trained weights to take along: one safetensors file with the network's description in it.
+
+    python -m d2l_utils.weights book/experiments/low_resolution.toml final 0 winner.safetensors
+
+writes the weights of a run that was trained on this machine. Reading them needs no grid.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from d2l_utils.cost import on_meta
+from d2l_utils.experiment import Run, default_folders, whole_or_not_at_all
+from d2l_utils.grid import load_grid
+from d2l_utils.models import VGG
+
+__all__ = ["export", "load_card", "load_model"]
+
+# What of a record goes into the file.
+_CARD = (
+    "experiment",
+    "variant",
+    "seed",
+    "config",
+    "validated_on",
+    "network",
+    "final",
+    "precision",
+    "versions",
+    "finished",
+)
+
+
+def export(run: Run, path: str | os.PathLike) -> None:
+    """Write the trained weights of a run, as they are, and what its record says of them.
+
+    Raises:
+        FileNotFoundError: if it is not recorded, or its weights are not on this machine.
+        ValueError: if its record or its weights belong to other settings, or it is a transformed
+            network.
+    """
+    from safetensors.torch import save_file
+
+    if run.config.transform:
+        raise ValueError(f"{run.variant} is a transformed network; only plain ones can be kept")
+    record = run.recorded()
+    if record is None:
+        raise FileNotFoundError(f"there is no record of this run: {run.record}")
+    weights = {name: w.contiguous() for name, w in run.trained_model().state_dict().items()}
+    with whole_or_not_at_all(Path(path)) as part:
+        # The format's metadata are texts.
+        save_file(weights, part, {key: json.dumps(record[key]) for key in _CARD})
+
+
+def load_card(path: str | os.PathLike) -> dict:
+    """Return what the file says of its network: how it was trained, and how well it did.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not one that `export` wrote.
+    """
+    return _read(path)[0]
+
+
+def load_model(path: str | os.PathLike) -> VGG:
+    """Return the trained network, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not one that `export` wrote.
+    """
+    card, weights = _read(path)
+    try:
+        c = card["config"]
+        # On the meta device nothing is drawn, so that the caller's random numbers stay as they are.
+        model = on_meta(VGG(c["arch"], c["lr"], head=c["head"], batch_norm=c["batch_norm"])).eval()
+        with torch.no_grad():
+            model(torch.empty(1, 1, c["resolution"], c["resolution"], device="meta"))
+        model.load_state_dict(weights, assign=True)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold the network it describes: {error}") from error
+    return model
+
+
+def _read(path):
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            card = {key: json.loads(file.metadata()[key]) for key in _CARD}
+            return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (KeyError, SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no file of d2l_utils.weights: {error}") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the weights of a run; return 0 if it went well."""
+    parser = argparse.ArgumentParser(
+        prog="python -m d2l_utils.weights",
+        description="Write the trained weights of a run, with their description, to one file.",
+    )
+    add = parser.add_argument
+    add("grid", type=Path, metavar="GRID.toml", help="the grid of the run")
+    add("variant", metavar="VARIANT", help="the run's variant")
+    add("seed", type=int, metavar="SEED", help="the run's seed")
+    add("file", type=Path, metavar="FILE.safetensors", help="the file to write")
+    add("--results", type=Path, metavar="FOLDER", help="as in d2l_utils.experiment")
+    add("--checkpoints", type=Path, metavar="FOLDER", help="as in d2l_utils.experiment")
+    options = parser.parse_args(arguments)
+    results, checkpoints = default_folders(options.grid)
+    try:
+        grid = load_grid(options.grid)
+        if options.seed not in grid.seeds.get(options.variant, ()):
+            raise ValueError(f"{options.grid} has no {options.variant} with seed {options.seed}")
+        folders = options.results or results, options.checkpoints or checkpoints
+        export(Run(grid, options.variant, options.seed, *folders), options.file)
+        card = load_card(options.file)
+    except (ImportError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    size, accuracy = options.file.stat().st_size, card["final"]["val_acc"]
+    params = card["network"]["params"]
+    print(f"{options.file}: {params:,} parameters, {size:,} bytes, accuracy {accuracy:.4f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

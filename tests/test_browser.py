@@ -1,0 +1,171 @@
+"""The built pages as a reader meets them: opened from the file system, in a browser, offline."""
+
+import pytest
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from test_notebooks import ROOT, toc_files
+
+import d2l_utils as d2l
+
+TOC = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+PAGES = [*TOC, "index", "search", "genindex"]
+NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
+SMALL = ((2, 32), (2, 64), (2, 128))
+
+
+@pytest.fixture(params=["light", "dark"])
+def mode(request):
+    return request.param
+
+
+@pytest.fixture
+def open_page(browser, book):
+    """Opens a page of the book and fails if it asks for anything that it does not have."""
+    troubles, contexts = [], []
+
+    def open_page(name, mode="light", width=1280):
+        context = browser.new_context(color_scheme=mode, viewport={"width": width, "height": 900})
+        context.set_default_timeout(120_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda r: r.url.startswith(("file:", "data:")) or troubles.append(r.url))
+        page.on("requestfailed", lambda request: troubles.append(request.url))
+        page.on("console", lambda m: m.type == "error" and troubles.append(m.text))
+        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.goto(f"{(book / name).as_uri()}")
+        page.wait_for_load_state("networkidle")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def typeset(page):
+    """Waits for MathJax; returns how many formulas there are, how many are set, and set wrongly."""
+    page.wait_for_function("window.MathJax === undefined || MathJax.startup?.promise")
+    page.evaluate("window.MathJax?.startup.promise")
+    # MathJax sets what it cannot parse as an error, and a name that it does not know in red.
+    counts = (".math", ".math mjx-container", "mjx-merror, mjx-mtext[style*='red']")
+    return [page.locator(selector).count() for selector in counts]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_whole_and_accessible(open_page, name, mode):
+    page = open_page(f"{name}.html", mode)
+    formulas, set_, wrong = typeset(page)
+    assert (set_, wrong) == (formulas, 0)
+    found = Axe().run(page, options={"preload": False})  # it may not read styles from a file path
+    assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_page_fits_a_phone(open_page, name):
+    page = open_page(f"{name}.html", width=390)
+    typeset(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_mathematics_is_there_at_all(open_page):
+    assert typeset(open_page("book/parameters.html"))[0] > 0
+
+
+@pytest.mark.parametrize("formula", ["\\nosuch", "\\frac{1}{"])
+def test_a_wrong_formula_is_noticed(open_page, formula):
+    page = open_page("book/parameters.html")
+    typeset(page)
+    page.evaluate("tex => document.querySelector('.math').textContent = tex", f"\\({formula}\\)")
+    page.evaluate("MathJax.typesetPromise()")
+    assert typeset(page)[2] == 1
+
+
+def test_search_finds_vgg(open_page):
+    page = open_page("book/index.html")
+    page.keyboard.press("Control+k")
+    page.keyboard.type("VGG")
+    page.keyboard.press("Enter")
+    results = page.locator("#search-results ul.search li a")
+    results.first.wait_for()
+    titles = results.all_inner_texts()
+    assert "VGG-16 and VGG-19" in titles
+
+
+def test_a_card_leads_to_its_notebook(open_page):
+    page = open_page("book/index.html")
+    page.get_by_text("1.1 How many parameters").click()
+    page.wait_for_url("**/parameters.html")
+
+
+# --- The explorer -----------------------------------------------------------------------------
+
+EXPLORED = {
+    "VGG-11 (A)": lambda: d2l.VGG(d2l.VGG_ARCHS["A"]),
+    "VGG-11 with LRN (A-LRN)": lambda: d2l.VGG(d2l.VGG_ARCHS["A-LRN"]),
+    "VGG-13 (B)": lambda: d2l.VGG(d2l.VGG_ARCHS["B"]),
+    "VGG-16 with 1×1 (C)": lambda: d2l.VGG(d2l.VGG_ARCHS["C"]),
+    "VGG-16 (D)": lambda: d2l.VGG(d2l.VGG_ARCHS["D"]),
+    "VGG-19 (E)": lambda: d2l.VGG(d2l.VGG_ARCHS["E"]),
+    "narrow VGG-11, as in the section": lambda: d2l.VGG(NARROW),
+    "AlexNet": d2l.AlexNet,
+    "three blocks, for low resolution": lambda: d2l.VGG(SMALL, head="gap", batch_norm=True),
+}
+QUANTITIES = {"parameters": "params", "MACs": "macs", "activations": "activations"}
+
+
+def pick(page, network, side, channels):
+    page.get_by_role("combobox", name="Network").select_option(label=network)
+    page.get_by_role("combobox", name="Side").select_option(label=str(side))
+    page.get_by_role("combobox", name="Channels").select_option(label=str(channels))
+    # Vega answers within the next frames.
+    page.evaluate("new Promise(done => setTimeout(() => requestAnimationFrame(done), 200))")
+
+
+def shown(page):
+    """Returns the texts of the chart: the labels of its layers, its counts, its totals."""
+    texts = page.locator("div.vega-lite svg text").all_text_contents()
+    layers = [text for text in texts if text.startswith(("conv ", "FC "))]
+    counts = [text for text in texts if text.replace(",", "").isdigit()]
+    totals = [text for text in texts if text.endswith(tuple(QUANTITIES))]
+    return layers, sorted(counts), sorted(totals)
+
+
+def counted(network, side, channels):
+    rows = d2l.layer_costs(EXPLORED[network](), (channels, side, side))
+    convs = sum(row.kind == "conv" for row in rows)
+    layers = [f"conv {i + 1}" if i < convs else f"FC {i + 1 - convs}" for i in range(len(rows))]
+    columns = {name: [getattr(r, field) for r in rows] for name, field in QUANTITIES.items()}
+    counts = [f"{count:,}" for column in columns.values() for count in column]
+    totals = [f"{sum(column):,} {name}" for name, column in columns.items()]
+    return layers, sorted(counts), sorted(totals)
+
+
+def test_explorer_shows_what_layer_costs_counts(open_page):
+    page = open_page("book/explorer.html")
+    options = page.get_by_role("combobox", name="Network").locator("option").all_text_contents()
+    assert options == list(EXPLORED)
+    for number, network in enumerate(EXPLORED):
+        for side, channels in ((224, 3), ((64, 96, 128)[number % 3], 1)):
+            pick(page, network, side, channels)
+            assert shown(page) == counted(network, side, channels), (network, side, channels)
+
+
+@pytest.mark.parametrize("network", ["VGG-19 (E)", "AlexNet"])
+def test_explorer_says_what_is_too_small(open_page, network):
+    page = open_page("book/explorer.html")
+    pick(page, network, 28, 1)
+    assert page.locator("div.vega-lite svg").get_by_text("28×28 is too small").is_visible()
+    assert shown(page)[1] == []
+    with pytest.raises(ValueError, match="cannot take"):
+        counted(network, 28, 1)
+
+
+@pytest.mark.parametrize("network", list(EXPLORED))
+def test_explorer_fits_a_phone(open_page, network):
+    page = open_page("book/explorer.html", width=390)
+    pick(page, network, 224, 3)
+    chart = page.locator("div.vega-lite").evaluate("e => e.getBoundingClientRect().right")
+    texts = page.locator("div.vega-lite svg text").evaluate_all(
+        "all => Math.max(...all.map(e => e.getBoundingClientRect().right))"
+    )
+    assert texts <= chart <= 390

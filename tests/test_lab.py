@@ -1,0 +1,116 @@
+"""The notebooks as a reader meets them: in JupyterLab, run from top to bottom in a browser."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from test_notebooks import NOTEBOOKS, ROOT
+
+# The notebook in front, as JupyterLab itself holds it.
+NOTEBOOK = "jupyterapp.shell.currentWidget.content"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory, browser):
+    """Runs `make lab` on a copy of the book, with a home of its own; returns its address."""
+    copy = tmp_path_factory.mktemp("lab")
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, copy)
+    for name in ("book", ".jupyter"):
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(".ipynb*"))
+    options = "--no-browser --port=0 --LabApp.expose_app_in_browser=True"
+    command = ["make", "-o", "data", "lab", f"VENV={sys.prefix}", f"LAB={options}"]
+    log = copy / "log"
+    with log.open("w") as out:
+        server = subprocess.Popen(
+            command,
+            cwd=copy,
+            env=os.environ | {"HOME": str(copy)},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+        try:
+            yield address(server, log)
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)
+            server.wait(30)
+
+
+def address(server, log):
+    """Waits until the server says where it listens."""
+    for _ in range(300):
+        if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/lab\S*", log.read_text()):
+            return found[0]
+        try:
+            server.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+        break
+    pytest.fail(log.read_text())
+
+
+@pytest.fixture
+def page(browser, lab):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(120_000)
+    yield page
+    context.close()
+
+
+def test_lab_opens_on_the_first_page_rendered(page, lab):
+    page.goto(lab)
+    page.get_by_role("heading", name="Networks Using Blocks").wait_for()
+    card = page.get_by_text("1.1 How many parameters")
+    card.wait_for()
+    assert ":::" not in page.locator("#jp-main-dock-panel").inner_text()  # a directive, as typed
+
+
+def open_notebook(page, lab, name):
+    page.goto(re.sub(r"/lab/tree/[^?]*|/lab(?=\?|$)", f"/lab/tree/{name}", lab))
+    ready = f"{NOTEBOOK}?.model && jupyterapp.shell.currentWidget.context.path == '{name}'"
+    page.wait_for_function(f"window.jupyterapp && {ready}")
+    page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
+
+
+def run_all(page):
+    """Runs all cells and returns them with their outputs, as the browser has them."""
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    cells = page.evaluate(f"{NOTEBOOK}.model.toJSON().cells")
+    return [cell for cell in cells if cell["cell_type"] == "code"]
+
+
+def errors(cells):
+    return [
+        (number, output.get("name", output.get("ename")))
+        for number, cell in enumerate(cells)
+        for output in cell["outputs"]
+        if output["output_type"] == "error" or output.get("name") == "stderr"
+    ]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs_in_the_browser(page, lab, path):
+    open_notebook(page, lab, path.name)
+    cells = run_all(page)
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert errors(cells) == []
+
+
+def test_explorer_is_live_in_lab(page, lab):
+    open_notebook(page, lab, "explorer.ipynb")
+    page.get_by_role("combobox", name="Network").select_option(label="AlexNet")
+    page.get_by_text("46,787,978 parameters").wait_for()
+
+
+def test_an_error_is_noticed(page, lab):
+    open_notebook(page, lab, "parameters.ipynb")
+    last = f"{NOTEBOOK}.model.sharedModel.cells.findLast(cell => cell.cell_type == 'code')"
+    page.evaluate(f"{last}.setSource('1 / 0')")
+    cells = run_all(page)
+    assert errors(cells) == [(len(cells) - 1, "ZeroDivisionError")]

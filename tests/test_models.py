@@ -1,0 +1,282 @@
+"""The networks: their layers, shapes and first weights, and what they refuse."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import d2l_utils as d2l
+from d2l_utils.cost import on_meta
+
+NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
+
+
+def shape(model, input_shape):
+    return tuple(on_meta(model).eval()(torch.empty(input_shape, device="meta")).shape)
+
+
+# --- layers and shapes ------------------------------------------------------------------------
+
+
+def test_a_block_is_what_the_section_builds():
+    def block(num_convs, out_channels):
+        layers = []
+        for _ in range(num_convs):
+            layers += [nn.LazyConv2d(out_channels, kernel_size=3, padding=1), nn.ReLU()]
+        return nn.Sequential(*layers, nn.MaxPool2d(kernel_size=2, stride=2))
+
+    assert repr(d2l.vgg_block(3, 64)) == repr(block(3, 64))
+
+
+@pytest.mark.parametrize(("size", "halved"), [(8, 4), (9, 4), (2, 1)])
+@pytest.mark.parametrize("convs", [1, 2, (3, 3, 1), (5, "LRN"), [1]])
+def test_a_block_halves_the_image(convs, size, halved):
+    assert shape(d2l.vgg_block(convs, 7), (2, 3, size, size)) == (2, 7, halved, halved)
+
+
+def test_a_block_with_batch_norm_has_no_biases():
+    block = d2l.vgg_block(2, 8, batch_norm=True)
+    kinds = [type(layer).__name__ for layer in block]
+    assert kinds == ["LazyConv2d", "LazyBatchNorm2d", "ReLU"] * 2 + ["MaxPool2d"]
+    assert block[0].bias is None
+    assert shape(block, (2, 3, 4, 4)) == (2, 8, 2, 2)
+
+
+def test_response_norm_is_the_formula_of_the_alexnet_paper():
+    X = torch.rand(1, 9, 2, 2, dtype=torch.double) * 50
+    norm = d2l.vgg_block((3, "LRN"), 4)[2]
+    by_hand = torch.empty_like(X)
+    for i in range(9):  # section 3.3: n = 5, k = 2, alpha = 1e-4, beta = 0.75
+        neighbours = X[:, max(0, i - 2) : i + 3]
+        by_hand[:, i] = X[:, i] / (2 + 1e-4 * (neighbours**2).sum(1)) ** 0.75
+    torch.testing.assert_close(norm(X), by_hand)
+
+
+def test_vgg_is_what_the_section_builds():
+    def vgg(arch, num_classes):
+        return nn.Sequential(
+            *(d2l.vgg_block(*block) for block in arch),
+            nn.Flatten(),
+            nn.LazyLinear(4096),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.LazyLinear(4096),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.LazyLinear(num_classes),
+        )
+
+    model = d2l.VGG(NARROW, lr=0.01, num_classes=7)
+    assert repr(model.net) == repr(vgg(NARROW, 7))
+    assert model.hparams["lr"] == model.lr == 0.01
+    assert d2l.VGG(NARROW).lr == 0.1
+    assert shape(d2l.VGG(NARROW), (2, 1, 32, 32)) == (2, 10)
+
+
+def test_alexnet_is_what_the_section_builds():
+    net = nn.Sequential(
+        nn.LazyConv2d(96, kernel_size=11, stride=4, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.LazyConv2d(256, kernel_size=5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.LazyConv2d(384, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.LazyConv2d(384, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.LazyConv2d(256, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.Flatten(),
+        nn.LazyLinear(4096),
+        nn.ReLU(),
+        nn.Dropout(p=0.5),
+        nn.LazyLinear(4096),
+        nn.ReLU(),
+        nn.Dropout(p=0.5),
+        nn.LazyLinear(10),
+    )
+    model = d2l.AlexNet()
+    assert repr(model.net) == repr(net)
+    assert (model.lr, model.num_classes) == (0.1, 10)
+    assert shape(d2l.AlexNet(0.01, 3), (2, 1, 224, 224)) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("letter", "weight_layers", "millions"),
+    # Simonyan and Zisserman, 2014, Tables 1 and 2; parameters in millions, for 1000 classes.
+    [("A", 11, 133), ("A-LRN", 11, 133), ("B", 13, 133), ("C", 16, 134), ("D", 16, 138)]
+    + [("E", 19, 144)],
+)
+def test_table_1_of_the_paper(letter, weight_layers, millions):
+    arch = d2l.VGG_ARCHS[letter]
+    assert [channels for _, channels in arch] == [64, 128, 256, 512, 512]
+    rows = d2l.layer_costs(d2l.VGG(arch, num_classes=1000), (3, 224, 224))
+    assert len(rows) == weight_layers
+    # The paper says 133 million of B, which has 133.05; and of C 134, which has 133.64.
+    assert abs(sum(row.params for row in rows) / 1e6 - millions) <= 0.5
+
+
+def test_the_letters_are_those_of_the_paper():
+    assert list(d2l.VGG_ARCHS) == ["A", "A-LRN", "B", "C", "D", "E"]
+    third = d2l.vgg_block(*d2l.VGG_ARCHS["C"][2])
+    assert [m.kernel_size for m in third if isinstance(m, nn.Conv2d)] == [(3, 3), (3, 3), (1, 1)]
+    first = [type(layer).__name__ for layer in d2l.vgg_block(*d2l.VGG_ARCHS["A-LRN"][0])]
+    assert first == ["LazyConv2d", "ReLU", "LocalResponseNorm", "MaxPool2d"]
+
+
+@pytest.mark.parametrize(
+    ("head", "kinds"),
+    [
+        ("gap", ["AdaptiveAvgPool2d", "Flatten", "LazyLinear"]),
+        ((), ["Flatten", "LazyLinear"]),
+        ([8], ["Flatten", "LazyLinear", "ReLU", "Dropout", "LazyLinear"]),
+    ],
+)
+def test_heads(head, kinds):
+    model = d2l.VGG(((1, 4),), head=head)
+    assert [type(layer).__name__.removeprefix("_Xavier") for layer in model.net[1:]] == kinds
+    assert shape(model, (2, 1, 6, 6)) == (2, 10)
+
+
+def test_with_batch_norm_it_trains():
+    model = d2l.VGG(((2, 4), (1, 4)), head="gap", batch_norm=True)
+    assert sum(isinstance(m, nn.LazyBatchNorm2d) for m in model.modules()) == 3
+    model.loss(model(torch.rand(4, 1, 8, 8)), torch.arange(4)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+# --- first weights ----------------------------------------------------------------------------
+
+
+def assert_xavier(model, atol=0.05):
+    """Held by standard deviation: a uniform distribution on [-a, a] has a / sqrt(3)."""
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert layers
+    for layer in layers:
+        weight = layer.weight.detach()
+        fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        assert float(weight.abs().max()) <= bound
+        assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=atol)
+
+
+def copied(model):
+    return copy.deepcopy(model)
+
+
+def pickled(model):
+    return pickle.loads(pickle.dumps(model))
+
+
+@pytest.mark.parametrize("transfer", [lambda model: model, copied, pickled])
+def test_weights_are_xavier_once_they_exist(transfer):
+    torch.manual_seed(0)
+    model = transfer(d2l.VGG(((1, 32), (2, 64)), head=(256,), num_classes=100))
+    model(torch.zeros(1, 3, 16, 16))
+    assert_xavier(model)
+
+
+def test_weights_of_alexnet_are_xavier():
+    torch.manual_seed(0)
+    model = d2l.AlexNet()
+    model(torch.zeros(1, 1, 65, 65))
+    assert_xavier(model)
+
+
+def test_loaded_weights_are_kept():
+    trained, other = (d2l.VGG(((1, 4),), head=(8,)) for _ in range(2))
+    trained(torch.zeros(1, 1, 4, 4))
+    other.load_state_dict(trained.state_dict())
+    X = torch.rand(2, 1, 4, 4)
+    assert torch.equal(trained.eval()(X), other.eval()(X))
+
+
+def test_a_seed_fixes_the_weights():
+    def weights(seed):
+        torch.manual_seed(seed)
+        model = d2l.VGG(((1, 4),), head=(8,))
+        model(torch.zeros(1, 1, 4, 4))
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.equal(weights(0), weights(1))
+
+
+# --- bad input --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ((0, 64), ValueError, "num_convs is 0; it must be at least 1"),
+        ((2.0, 64), TypeError, "num_convs is 2.0; it must be a whole number"),
+        (("3", 64), TypeError, "num_convs is '3'; it must be a whole number"),
+        ((None, 64), TypeError, "num_convs is None; it must be a whole number"),
+        ((True, 64), TypeError, "num_convs is True; it must be a whole number"),
+        (((), 64), ValueError, r"num_convs is \(\); a block needs at least one convolution"),
+        ((["LRN"], 64), ValueError, r"num_convs is \('LRN',\); a block needs at least one"),
+        (((3, 2), 64), ValueError, '2 is no part of a VGG block; odd kernel sizes and "LRN" are'),
+        (((3, -1), 64), ValueError, "-1 is no part of a VGG block"),
+        (((3, "BN"), 64), ValueError, "'BN' is no part of a VGG block"),
+        ((1, 0), ValueError, "out_channels is 0; it must be at least 1"),
+        ((1, "64"), TypeError, "out_channels is '64'; it must be a whole number"),
+    ],
+)
+def test_impossible_blocks(arguments, error, message):
+    with pytest.raises(error, match=message):
+        d2l.vgg_block(*arguments)
+    with pytest.raises(error, match=message):
+        d2l.VGG([(1, 8), arguments])
+
+
+@pytest.mark.parametrize("arch", [(), "A", 5, None])
+def test_impossible_architectures(arch):
+    message = r"arch is .*; it must be a list of blocks \(num_convs, out_channels\), such as VGG_"
+    with pytest.raises(ValueError, match=message):
+        d2l.VGG(arch)
+
+
+@pytest.mark.parametrize("block", [(1,), (1, 2, 3), "ab", 5])
+def test_impossible_pairs(block):
+    message = r"a block is .*; it must be a pair \(num_convs, out_channels\)"
+    with pytest.raises(ValueError, match=message):
+        d2l.VGG([(1, 8), block])
+
+
+@pytest.mark.parametrize(
+    ("head", "error", "message"),
+    [
+        ("GAP", ValueError, "head is 'GAP'; it must be a list of widths, or \"gap\""),
+        (4096, ValueError, "head is 4096; it must be a list of widths"),
+        ((0,), ValueError, "a width of head is 0; it must be at least 1"),
+        ((2.5,), TypeError, "a width of head is 2.5; it must be a whole number"),
+    ],
+)
+def test_impossible_heads(head, error, message):
+    with pytest.raises(error, match=message):
+        d2l.VGG(NARROW, head=head)
+
+
+@pytest.mark.parametrize("network", [d2l.AlexNet, lambda **k: d2l.VGG(NARROW, **k)])
+def test_impossible_numbers_of_classes(network):
+    with pytest.raises(ValueError, match="num_classes is 0; it must be at least 1"):
+        network(num_classes=0)
+    with pytest.raises(TypeError, match="num_classes is '10'; it must be a whole number"):
+        network(num_classes="10")
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "smallest"),
+    [(lambda: d2l.VGG(NARROW, head=(8,)), "VGG", 32), (d2l.AlexNet, "AlexNet", 65)],
+)
+def test_images_that_the_poolings_eat(model, name, smallest):
+    size = smallest - 1
+    message = f"images of {size} x {size} are too small for this {name}: .* give larger images"
+    with pytest.raises(ValueError, match=message):
+        model()(torch.zeros(1, 1, size, size))
+    assert shape(model(), (1, 1, smallest, smallest)) == (1, 10)

@@ -1,0 +1,251 @@
+"""What is measured, and that its record is whole. No test asks how fast anything is."""
+
+import dataclasses
+import gc
+import json
+import subprocess
+import sys
+import time
+import weakref
+
+import pytest
+import torch
+
+import d2l_utils as d2l
+from d2l_utils import timing
+
+SMALL = dataclasses.replace(timing.QUICK, side=32, head_batches=(2,))
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """Heads of four thousand units would take all the time of these tests."""
+
+    def small(num_convs):
+        return lambda: d2l.VGG(((num_convs, 2), (1, 4)), timing.LR, head=(8,))
+
+    monkeypatch.setattr(timing, "NETWORKS", {"VGG-11": small(2), "narrow VGG-11": small(1)})
+
+
+@pytest.fixture
+def small_heads(monkeypatch):
+    def heads(side, ranks, keep):
+        def missing():
+            raise ModuleNotFoundError("No module named 'torchao'")
+
+        return {"fc4096": lambda: torch.nn.Flatten(), "int8": missing}
+
+    monkeypatch.setattr(timing, "_heads", heads)
+
+
+def test_times_are_taken_in_turn(monkeypatch):
+    order = []
+    monkeypatch.setattr(timing, "_seconds", lambda run, plan: run() or float(len(order)))
+    plan = dataclasses.replace(SMALL, rounds=2)
+    rows = timing._in_turn(
+        [({"row": name}, lambda name=name: order.append(name)) for name in "ab"], plan
+    )
+    assert order == ["a", "b", "a", "b"]
+    assert rows == [{"row": "a", "seconds": [1.0, 3.0]}, {"row": "b", "seconds": [2.0, 4.0]}]
+
+
+def test_a_time_is_that_of_one_call_and_the_first_call_only_warms_up():
+    calls = []
+
+    def run():
+        calls.append(0)
+        time.sleep(0.002)
+
+    started = time.perf_counter()
+    seconds = timing._seconds(run, dataclasses.replace(SMALL, seconds=0.02))
+    elapsed = time.perf_counter() - started
+    assert len(calls) > 2
+    assert 0.002 <= seconds <= elapsed / 2
+
+
+def test_networks_are_measured_in_each_pass_precision_and_batch(monkeypatch):
+    monkeypatch.setattr(timing, "fast_precision", lambda device: "bfloat16")
+    rows = timing.network_times(CPU, SMALL)
+    measured = {(r["network"], r["precision"], r["batch"]) for r in rows}
+    assert measured == {
+        ("VGG-11", "float32", 1),
+        ("narrow VGG-11", "float32", 1),
+        ("narrow VGG-11", "float32", 2),
+        ("VGG-11", "bfloat16", 1),
+        ("narrow VGG-11", "bfloat16", 1),
+        ("low resolution", "bfloat16", 2),
+    }
+    assert {r["pass"] for r in rows} == {"forward", "step", "SGD"}
+    assert len(rows) == 3 * len(measured)
+    assert all(len(r["seconds"]) == SMALL.rounds and min(r["seconds"]) > 0 for r in rows)
+
+
+def test_a_step_trains_and_a_forward_pass_does_not():
+    trainer = timing._trainer(lambda: d2l.VGG(((1, 2),), 0.1, head=()), 8, CPU, "float32")
+    row = {"network": "", "side": 8, "precision": "float32", "batch": 2}
+    passes = {row["pass"]: run for row, run in timing._passes(row, trainer)}
+
+    def changes(run):
+        before = [p.clone() for p in trainer.model.parameters()]
+        run()
+        return any((p != b).any() for p, b in zip(trainer.model.parameters(), before, strict=True))
+
+    assert not changes(passes["forward"])
+    assert changes(passes["step"])
+    assert changes(passes["SGD"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_each_pass_runs_in_its_mode_and_precision(precision):
+    trainer = timing._trainer(lambda: d2l.VGG(((1, 2),), 0.1, head=()), 8, CPU, precision)
+    row = {"network": "", "side": 8, "precision": precision, "batch": 2}
+    passes = {row["pass"]: run for row, run in timing._passes(row, trainer)}
+    seen = []
+
+    def note(model, X):
+        low = torch.is_autocast_enabled("cpu")
+        seen.append((model.training, torch.is_grad_enabled(), "bfloat16" if low else "float32"))
+
+    trainer.model.register_forward_pre_hook(note)
+    passes["forward"]()
+    passes["step"]()
+    assert seen == [(False, False, precision), (True, True, precision)]
+
+
+def test_a_batch_that_does_not_fit_has_no_rows(monkeypatch):
+    trainer = timing._trainer(lambda: d2l.VGG(((1, 2),), 0.1, head=()), 8, CPU, "float32")
+
+    def does_not_fit(batch):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(trainer, "step", does_not_fit)
+    row = {"network": "", "side": 8, "precision": "float32", "batch": 2}
+    assert timing._passes(row, trainer) == []
+
+
+def test_layers_are_measured_in_order_and_flatten_is_none():
+    rows = timing.layer_times(CPU, dataclasses.replace(SMALL, rounds=2))
+    kinds = [r["kind"] for r in rows if r["network"] == "narrow VGG-11"]
+    head = ["Linear", "ReLU", "Dropout", "Linear"]
+    assert kinds == ["Conv2d", "ReLU", "MaxPool2d"] * 2 + head
+    names = {name for name, _ in d2l.VGG(((1, 2), (1, 4)), head=(8,)).named_modules()}
+    assert {r["layer"] for r in rows if r["network"] == "narrow VGG-11"} <= names
+    assert all(len(r["forward"]) == len(r["backward"]) == 2 for r in rows)
+
+
+def test_heads_give_what_their_names_say():
+    heads = timing._heads(32, ((16, 8),), (0.25,))
+    X = torch.randn(2, 128, 1, 1)
+    made = {name: make().eval() for name, make in heads.items() if name not in ("int8", "blocks")}
+    weights = {name: sum(p.numel() for p in net.parameters()) for name, net in made.items()}
+    with torch.no_grad():
+        assert {name: net(X).shape for name, net in made.items()} == dict.fromkeys(made, (2, 10))
+        logits = {name: net(X) for name, net in made.items()}
+    whole = 129 * 4096 + 4097 * 4096 + 4097 * 10
+    assert weights["fc4096"] == weights["conv"] == weights["pruned-25"] == whole
+    assert weights["fc1024"] == 129 * 1024 + 1025 * 1024 + 1025 * 10
+    assert weights["none"] == weights["gap"] == 129 * 10
+    assert weights["svd-16-8"] == 128 * 16 + 17 * 4096 + 4096 * 8 + 9 * 4096 + 4097 * 10
+    torch.testing.assert_close(logits["conv"], logits["fc4096"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits["pruned-25-sparse"], logits["pruned-25"], atol=1e-4, rtol=0)
+    first = made["pruned-25"][1].weight
+    assert first.count_nonzero() == first.numel() / 4
+    assert made["pruned-25-sparse"][1].weight.layout == torch.sparse_csr
+    assert heads["blocks"]()(torch.randn(2, 1, 32, 32)).shape == X.shape
+
+
+def test_a_head_that_cannot_run_says_why(small_heads):
+    plan = dataclasses.replace(SMALL, ranks=((32, ()),))
+    rows = {r["head"]: r for r in timing.head_times(CPU, plan)}
+    assert rows["int8"]["seconds"] == []
+    assert rows["int8"]["left_out"] == "ModuleNotFoundError: No module named 'torchao'"
+    assert len(rows["fc4096"]["seconds"]) == 1
+
+
+def test_rates_name_what_they_moved_or_multiplied(monkeypatch):
+    monkeypatch.setattr(timing, "_in_turn", lambda rows, plan: [row for row, _ in rows])
+    rows = {r["rate"]: r for r in timing.rates(CPU, SMALL)}
+    assert rows["float32 product"]["macs"] == rows["bfloat16 product"]["macs"] == 2048**3
+    assert rows["copy"]["bytes"] == 2 * 4 * 2**26
+
+
+def test_on_a_cpu_no_peak_is_claimed():
+    assert timing.peak_memory(CPU, SMALL) == []
+
+
+def test_a_peak_is_that_of_one_network_alone(monkeypatch):
+    """On a GPU that is played by the CPU: what matters is which networks still exist."""
+    alive = weakref.WeakSet()
+    make = timing.NETWORKS["VGG-11"]
+
+    def tracked():
+        alive.add(model := make())
+        return model
+
+    gc.collect()
+    monkeypatch.setattr(timing, "NETWORKS", {"a": tracked, "b": tracked})
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: len(alive))
+    rows = timing.peak_memory(torch.device("cuda"), SMALL)
+    assert [(r["network"], r["batch"], r["peak_bytes"]) for r in rows] == [
+        ("a", 1, 1), ("a", 2, 1), ("b", 1, 1), ("b", 2, 1)
+    ]  # fmt: skip
+
+
+def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads, capsys):
+    monkeypatch.setattr(timing, "QUICK", SMALL)
+    monkeypatch.setattr(timing, "rates", lambda device, plan: [])
+    timing.rates.__name__ = "rates"
+    threads = torch.get_num_threads()
+    arguments = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
+    try:
+        assert timing.main(arguments) == 0
+    finally:
+        torch.set_num_threads(threads)
+    (file,) = tmp_path.iterdir()
+    assert str(file) in capsys.readouterr().out
+    record = json.loads(file.read_text())
+    assert record["hardware"]["threads"] == 1
+    assert record["plan"]["rounds"] == 1
+    parts = ("peak_memory", "rates", "network_times", "layer_times", "head_times")
+    assert [key for key in record if key in parts] == list(parts)
+
+
+def test_a_stopped_run_leaves_no_record(tmp_path, monkeypatch):
+    def stopped(device, plan):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(timing, "measure", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        timing.main(["--device", "cpu", "--results", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(timing, "try_all_gpus", lambda: [CPU])
+    assert timing.main(["--device", "cuda"]) == 2
+    assert "no device 'cuda'" in capsys.readouterr().err
+
+
+def test_a_file_is_named_after_the_machine():
+    machine = {"device": "cpu", "processor": "AMD EPYC(TM) 9354", "cores": 2}
+    assert timing._file_name(machine, CPU) == "cpu-amd-epyc-tm-9354-2-cores"
+    card = {"device": "NVIDIA H100 80GB HBM3", "processor": "", "cores": 16}
+    assert timing._file_name(card, torch.device("cuda:0")) == "nvidia-h100-80gb-hbm3"
+
+
+def test_a_bare_gpu_machine_can_run_it():
+    """Nothing but torch and numpy: no torchvision, no torchao, no Matplotlib, no notebook."""
+    others = ["IPython", "matplotlib", "matplotlib_inline", "torchao", "torchvision", "tqdm"]
+    script = f"""
+import dataclasses, sys
+sys.modules |= dict.fromkeys({others}, None)
+from d2l_utils import timing
+plan = dataclasses.replace(timing.QUICK, side=32)
+timing.NETWORKS = {{"VGG-11": lambda: timing.VGG(((1, 2), (1, 4)), timing.LR, head=(8,))}}
+print(len(timing.network_times(timing.cpu(), plan)))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0

@@ -1,0 +1,203 @@
+"""Trained weights in one file: the same network comes out, or an error says why not."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import d2l_utils as d2l
+from d2l_utils import data as data_module
+from d2l_utils import experiment
+from d2l_utils.experiment import Run
+from d2l_utils.grid import load_grid
+from d2l_utils.weights import export, load_card, load_model, main
+
+GRID = """question = "Does it travel?"
+seeds = [0]
+[defaults]
+arch = [[1, 4], [1, 6]]
+resolution = 8
+epochs = 1
+batch_size = 64
+lr = 0.1
+train_size = 256
+holdout = 256
+head = [8]
+[variants.gap]
+head = "gap"
+batch_norm = true
+[variants.base]
+[variants.pruned]
+start = "base"
+epochs = 0
+transform = {prune = 0.5}
+[variants.untrained]
+"""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Trains the grid, but for one variant, and gives its path."""
+    load = data_module._load
+    path = tmp_path_factory.mktemp("grid") / "tiny.toml"
+    path.write_text(GRID)
+    once = load(None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_module, "_load", lambda root: once)
+        names = ("gap", "base", "pruned")
+        command = [str(path), *(part for name in names for part in ("--variant", name))]
+        # Convolutions in bfloat16 leave weights in the layout of channels last.
+        assert experiment.main([*command, "--precision", "bfloat16"]) == 0
+    return path
+
+
+def run_of(path, variant):
+    return Run(load_grid(path), variant, 0, *experiment.default_folders(path))
+
+
+@pytest.mark.parametrize("variant", ["gap", "base"])
+@torch.no_grad()
+def test_the_network_that_comes_out_is_the_one_that_went_in(trained, tmp_path, variant):
+    run, file = run_of(trained, variant), tmp_path / "new" / "weights.safetensors"
+    export(run, file)
+    random_state = torch.get_rng_state()
+    model = load_model(file)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert type(model) is d2l.VGG and not model.training
+    original = run.trained_model()
+    assert list(model.state_dict()) == list(original.state_dict())
+    for name, weights in original.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights)
+    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+    X = torch.rand(3, 1, 8, 8)
+    assert torch.equal(model(X), original.eval()(X))
+    assert [p.name for p in file.parent.iterdir()] == ["weights.safetensors"]
+
+
+def test_the_card_is_the_records(trained, tmp_path):
+    run, file = run_of(trained, "gap"), tmp_path / "weights.safetensors"
+    export(run, file)
+    card, record = load_card(file), run.recorded()
+    assert card == {key: record[key] for key in card}
+    assert {"config", "final", "seed", "validated_on", "precision", "versions"} <= card.keys()
+    model = load_model(file)
+    assert card["network"]["params"] == sum(p.numel() for p in model.parameters())
+    assert "history" not in card
+
+
+def test_half_precision_is_kept_as_it_is(trained, tmp_path):
+    file, half = tmp_path / "weights.safetensors", tmp_path / "half.safetensors"
+    export(run_of(trained, "base"), file)
+    card = {key: json.dumps(value) for key, value in load_card(file).items()}
+    save_file({name: w.half() for name, w in load_file(file).items()}, half, card)
+    model = load_model(half)
+    assert {p.dtype for p in model.parameters()} == {torch.float16}
+    single = load_model(file)
+    for p, q in zip(model.parameters(), single.parameters(), strict=True):
+        assert torch.equal(p, q.half())
+
+
+def test_it_can_be_trained_on(trained, tmp_path):
+    export(run_of(trained, "gap"), tmp_path / "weights.safetensors")
+    model = load_model(tmp_path / "weights.safetensors").train()
+    before = [p.detach().clone() for p in model.parameters()]
+    model.loss(model(torch.rand(4, 1, 8, 8)), torch.arange(4)).backward()
+    model.configure_optimizers().step()
+    assert all(not torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+def test_runs_that_cannot_be_written_are_refused(trained, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    with pytest.raises(FileNotFoundError, match="there is no record of this run: .*untrained-see"):
+        export(run_of(trained, "untrained"), file)
+    with pytest.raises(ValueError, match="pruned is a transformed network; only plain ones can"):
+        export(run_of(trained, "pruned"), file)
+    assert not file.exists()
+
+
+def test_a_run_whose_record_or_weights_are_gone_is_refused(trained, tmp_path):
+    run = run_of(trained, "base")
+    elsewhere = Run(run.grid, "base", 0, run.results, tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="the weights of base with seed 0 are not on this"):
+        export(elsewhere, tmp_path / "weights.safetensors")
+    changed = tmp_path / "tiny.toml"
+    changed.write_text(GRID.replace("lr = 0.1", "lr = 0.2"))
+    other = Run(load_grid(changed), "base", 0, run.results, run.checkpoints)
+    with pytest.raises(ValueError, match="was made with other settings: lr 0.1, now 0.2"):
+        export(other, tmp_path / "weights.safetensors")
+
+
+def test_files_that_are_none_of_ours_are_refused(trained, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    for load in (load_model, load_card):
+        with pytest.raises(FileNotFoundError, match="there is no file .*weights.safetensors"):
+            load(file)
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            load(tmp_path)
+    export(run_of(trained, "base"), file)
+    whole, weights = file.read_bytes(), load_file(file)
+    card = {key: json.dumps(value) for key, value in load_card(file).items()}
+
+    def is_refused(message):
+        with pytest.raises(ValueError, match=f"{file.name} {message}"):
+            load_model(file)
+
+    for damaged in (b"", b"weights", whole[: len(whole) // 2], whole[:20]):
+        file.write_bytes(damaged)
+        is_refused("is no file of d2l_utils.weights: ")
+    for foreign in (None, {"config": "{"}, {**card, "config": "{"}):
+        save_file(weights, file, foreign)
+        is_refused("is no file of d2l_utils.weights: ")
+    for config in ("{}", "3", json.dumps({"arch": [], "head": [], "batch_norm": 1, "lr": 1})):
+        save_file(weights, file, {**card, "config": config})
+        is_refused("does not hold the network it describes: ")
+    for name, value in (("net.0.0.weight", torch.zeros(2)), ("extra", torch.zeros(2))):
+        save_file({**weights, name: value}, file, card)
+        is_refused("does not hold the network it describes: ")
+    del weights["net.0.0.weight"]
+    save_file(weights, file, card)
+    is_refused("does not hold the network it describes: ")
+
+
+# --- the command --------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_file_and_says_what_is_in_it(trained, tmp_path, capsys):
+    file = tmp_path / "weights.safetensors"
+    assert main([str(trained), "gap", "0", str(file)]) == 0
+    params = (9 * 4 + 2 * 4) + (4 * 9 * 6 + 2 * 6) + (6 * 10 + 10)
+    accuracy = f"{load_card(file)['final']['val_acc']:.4f}"
+    size = f"{file.stat().st_size:,}"
+    expected = f"{file}: {params:,} parameters, {size} bytes, accuracy {accuracy}\n"
+    assert capsys.readouterr().out == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["gpa", "0"], "has no gpa with seed 0"),
+        (["gap", "1"], "has no gap with seed 1"),
+        (["untrained", "0"], "there is no record of this run"),
+        (["pruned", "0"], "pruned is a transformed network"),
+    ],
+)
+def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys, arguments, message):
+    file = tmp_path / "weights.safetensors"
+    assert main([str(trained), *arguments, str(file)]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and message in err and len(err.splitlines()) == 1
+    assert not file.exists()
+
+
+def test_help_reads_well():
+    command = [sys.executable, "-m", "d2l_utils.weights", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(done.stdout.split())
+    assert "GRID.toml VARIANT SEED FILE.safetensors" in text
