@@ -41,7 +41,8 @@ lab: data
 notebooks: data
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
-	    --ExecutePreprocessor.record_timing=False --coalesce-streams $(NOTEBOOK)
+	    --ExecutePreprocessor.record_timing=False $(NOTEBOOK)
+	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOK)
 	$(NORMALISE) $(NOTEBOOK)
 
 normalised: $(INSTALLED)
