@@ -49,7 +49,7 @@ normalised: $(INSTALLED)
 	$(NORMALISE) --verify $(NOTEBOOK)
 
 results: data
-	for grid in $(wildcard book/experiments/*.toml); do $(BIN)/python -m d2l_utils.experiment $$grid || exit; done
+	$(BIN)/python -m d2l_utils.experiment $(wildcard book/experiments/*.toml)
 
 # Debian has the data set as a package; elsewhere it is downloaded.
 data: $(INSTALLED)
