@@ -11,7 +11,7 @@ import pytest
 from test_notebooks import NOTEBOOKS, ROOT
 
 # The notebook in front, as JupyterLab itself holds it.
-NOTEBOOK = "jupyterapp.shell.currentWidget.content"
+NOTEBOOK = "jupyterapp.shell.currentWidget?.content"
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_lab_opens_on_the_first_page_rendered(page, lab):
 
 def open_notebook(page, lab, name):
     page.goto(re.sub(r"/lab/tree/[^?]*|/lab(?=\?|$)", f"/lab/tree/{name}", lab))
-    ready = f"{NOTEBOOK}?.model && jupyterapp.shell.currentWidget.context.path == '{name}'"
+    ready = f"{NOTEBOOK}?.model && jupyterapp.shell.currentWidget.context?.path == '{name}'"
     page.wait_for_function(f"window.jupyterapp && {ready}")
     page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
 
