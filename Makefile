@@ -26,12 +26,13 @@ NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys
 book: data
 	$(BIN)/jupyter-book build . -q
 
-# The tests build the book too, with warnings as errors.
+# The tests build the book too, with warnings as errors. A worker often waits for a browser, so three
+# share two cores, with one thread each: more threads would wait for each other at every step.
 test: data
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(MAKE) --no-print-directory normalised
-	$(BIN)/pytest --nbval -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder
 
 # .jupyter has it show Markdown rendered. LAB takes further options, such as LAB=--no-browser.
 lab: data
@@ -53,12 +54,12 @@ results: data
 
 # Debian has the data set as a package; elsewhere it is downloaded.
 data: $(INSTALLED)
-	@$(BIN)/python -m d2l_utils.data --check >/dev/null 2>&1 || { \
+	@$(BIN)/python -m d2l_utils --check >/dev/null 2>&1 || { \
 	    if command -v apt-get >/dev/null; then \
 	        sudo=$$(test $$(id -u) = 0 || echo sudo -n); \
 	        $$sudo apt-get update -q && $$sudo apt-get install -qy dataset-fashion-mnist; \
 	    fi; \
-	    $(BIN)/python -m d2l_utils.data; }
+	    $(BIN)/python -m d2l_utils; }
 
 $(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once; this takes some minutes."

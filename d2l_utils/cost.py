@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 __all__ = ["LayerCost", "SavedTensor", "layer_costs", "on_meta", "saved_tensors"]
 
@@ -189,6 +190,8 @@ def _run(net, X):
 def _is_weight_layer(name: str, module: nn.Module) -> bool:
     if isinstance(module, nn.Linear | nn.Conv2d):
         return True
+    if isinstance(module, parametrize.ParametrizationList):
+        return False  # it holds the weight of the layer that it belongs to
     own = list(module.parameters(recurse=False))
     if any(nn.parameter.is_lazy(p) or p.dim() > 1 for p in own) and "Norm" not in str(type(module)):
         raise ValueError(

@@ -1,13 +1,11 @@
 """Fashion-MNIST in memory: found, checked, and resized batch by batch on the training device.
 
-`python -m d2l_utils.data` brings the data set; with `--check` it only says whether it is there.
+`python -m d2l_utils` brings the data set; with `--check` it only says whether it is there.
 """
 
-import argparse
 import gzip
 import hashlib
 import os
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -47,7 +45,7 @@ TEXT_LABELS = (
 AUGMENTATIONS = ("flip", "crop")
 HOW_TO_GET_IT = """Fashion-MNIST was not found. Any one of these brings it:
   - apt-get install dataset-fashion-mnist     (Debian and Ubuntu)
-  - python -m d2l_utils.data                  (downloads it with torchvision; needs the network)
+  - python -m d2l_utils                       (downloads it with torchvision; needs the network)
   - put the four files, as they are or as .gz, into a folder and set D2L_DATA to it,
     or give it as FashionMNIST(root=...)"""
 
@@ -317,7 +315,7 @@ def _check_augment(augment):
 def _load(root) -> list[torch.Tensor]:
     """Return training images, training labels, test images and test labels."""
     folder = find_folder(root) or download(root)
-    contents = {name: _read(folder, name) for name in FILES}
+    contents = {name: read_file(folder, name) for name in FILES}
     tensors = []
     for name, content in contents.items():
         # An IDX file: 4 bytes of type, 4 bytes a dimension, then the data.
@@ -352,7 +350,7 @@ def _path(folder: Path, name: str) -> Path | None:
     return next((p for p in candidates if p.is_file()), None)
 
 
-def _read(folder: Path, name: str) -> bytes:
+def read_file(folder: Path, name: str) -> bytes:
     path = _path(folder, name)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
@@ -363,7 +361,7 @@ def _read(folder: Path, name: str) -> bytes:
     return content
 
 
-_MEND = "delete it and bring the data set again with: python -m d2l_utils.data"
+_MEND = "delete it and bring the data set again with: python -m d2l_utils"
 
 
 def download(root=None) -> Path:
@@ -384,35 +382,8 @@ def download(root=None) -> Path:
             datasets.FashionMNIST(temporary, download=True)
             source = Path(temporary) / "FashionMNIST" / "raw"
             for name in FILES:
-                _read(source, name)
+                read_file(source, name)
                 os.replace(source / name, target / name)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         raise FileNotFoundError(f"{HOW_TO_GET_IT}\nThe download failed: {error}") from error
     return target
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Bring and check the data set; return 0 if it is there and whole."""
-    parser = argparse.ArgumentParser(
-        prog="python -m d2l_utils.data", description="Bring Fashion-MNIST and check it."
-    )
-    parser.add_argument("--root", help="folder to look in and to download to")
-    parser.add_argument("--check", action="store_true", help="do not download")
-    options = parser.parse_args(arguments)
-    folder = find_folder(options.root)
-    if folder is None and options.check:
-        print(HOW_TO_GET_IT, file=sys.stderr)
-        return 1
-    try:
-        folder = folder or download(options.root)
-        for name in FILES:
-            _read(folder, name)
-    except (FileNotFoundError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(f"Fashion-MNIST: {folder}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

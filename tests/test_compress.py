@@ -195,6 +195,8 @@ def test_pruning_keeps_the_largest_of_each_layer(name, keep):
         if not bool(kept.all()):
             assert float(old.weight[kept].abs().min()) >= float(old.weight[~kept].abs().max())
     assert count(small) == count(model)  # a mask saves no memory
+    costs = [d2l.layer_costs(net, SHAPES[name]) for net in (model, small)]
+    assert costs[0] == costs[1]  # nor a single multiply-accumulate
 
 
 @torch.no_grad()

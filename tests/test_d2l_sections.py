@@ -198,7 +198,7 @@ def test_fashion_mnist_as_the_section_builds_it(tmp_path):
     for name in data_module.FILES:
         path = tmp_path / "FashionMNIST" / "raw" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data_module._read(data_module.find_folder(), name))
+        path.write_bytes(data_module.read_file(data_module.find_folder(), name))
 
     class FashionMNIST(d2l.DataModule):
         def __init__(self, batch_size=64, resize=(28, 28)):

@@ -19,6 +19,7 @@ from PIL import Image
 from torchvision import datasets, transforms
 
 import d2l_utils as d2l
+import d2l_utils.__main__ as command
 from d2l_utils import data as data_module
 from d2l_utils.data import ImageSet
 
@@ -439,7 +440,7 @@ def test_a_file_that_cannot_be_read_is_named(places, monkeypatch):
         d2l.FashionMNIST(root=places / "root", train_size=1)
 
 
-WAYS = "(?s)was not found.*dataset-fashion-mnist.*-m d2l_utils.data.*D2L_DATA.*root=.*"
+WAYS = "(?s)was not found.*dataset-fashion-mnist.*-m d2l_utils.*D2L_DATA.*root=.*"
 
 
 def test_a_missing_data_set_gives_one_error_that_lists_the_ways(places):
@@ -546,25 +547,32 @@ def test_two_processes_that_prepare_it_at_once_do_no_harm(tmp_path):
 
 
 def test_the_command_checks(places, capsys):
-    assert data_module.main(["--check", "--root", str(places / "root")]) == 1
+    assert command.main(["--check", "--root", str(places / "root")]) == 1
     output = capsys.readouterr()
     assert output.out == "" and output.err.startswith("Fashion-MNIST was not found.")
     write(places / "root")
-    assert data_module.main(["--check", "--root", str(places / "root")]) == 0
+    assert command.main(["--check", "--root", str(places / "root")]) == 0
     assert capsys.readouterr() == (f"Fashion-MNIST: {places / 'root'}\n", "")
 
 
 def test_the_command_names_a_damaged_file(places, capsys):
     bad = write(places / "root") / NAME
     bad.write_bytes(b"")
-    assert data_module.main(["--root", str(places / "root")]) == 1
+    assert command.main(["--root", str(places / "root")]) == 1
     assert f"{bad} is truncated or altered" in capsys.readouterr().err
 
 
 def test_the_command_downloads(places, capsys, monkeypatch):
-    assert data_module.main(["--root", str(places / "root")]) == 1
+    assert command.main(["--root", str(places / "root")]) == 1
     assert "The download failed" in capsys.readouterr().err
     monkeypatch.setattr(datasets, "FashionMNIST", brings(CONTENT.get))
-    assert data_module.main(["--root", str(places / "root")]) == 0
+    assert command.main(["--root", str(places / "root")]) == 0
     folder = places / "root" / "FashionMNIST" / "raw"
     assert capsys.readouterr().out == f"Fashion-MNIST: {folder}\n"
+
+
+def test_the_command_runs_without_a_warning():
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-m", "d2l_utils", "--check"]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.startswith("Fashion-MNIST: ")

@@ -60,6 +60,7 @@ def page(browser, lab):
     page = context.new_page()
     page.set_default_timeout(120_000)
     yield page
+    page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")  # a kernel for each test
     context.close()
 
 
@@ -75,11 +76,16 @@ def open_notebook(page, lab, name):
     page.goto(re.sub(r"/lab/tree/[^?]*|/lab(?=\?|$)", f"/lab/tree/{name}", lab))
     ready = f"{NOTEBOOK}?.model && jupyterapp.shell.currentWidget.context?.path == '{name}'"
     page.wait_for_function(f"window.jupyterapp && {ready}")
-    page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
+    page.evaluate("jupyterapp.shell.currentWidget.context.ready")
+    kernel = "jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel"
+    page.wait_for_function(
+        f"{kernel}?.status == 'idle' && {kernel}.connectionStatus == 'connected'"
+    )
 
 
 def run_all(page):
     """Runs all cells and returns them with their outputs, as the browser has them."""
+    page.evaluate("jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")
     page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
     cells = page.evaluate(f"{NOTEBOOK}.model.toJSON().cells")
     return [cell for cell in cells if cell["cell_type"] == "code"]
@@ -113,4 +119,5 @@ def test_an_error_is_noticed(page, lab):
     last = f"{NOTEBOOK}.model.sharedModel.cells.findLast(cell => cell.cell_type == 'code')"
     page.evaluate(f"{last}.setSource('1 / 0')")
     cells = run_all(page)
+    assert cells[-1]["execution_count"] == len(cells)
     assert errors(cells) == [(len(cells) - 1, "ZeroDivisionError")]

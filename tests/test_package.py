@@ -18,9 +18,10 @@ FOLDER = Path(d2l.__file__).parent
 MODULES = [module.name for module in pkgutil.iter_modules([str(FOLDER)])]
 
 # A module imports only modules that stand before it here.
-ORDER = (
-    "device board module data cost models trainer compress grid experiment weights timing".split()
-)
+ORDER = [
+    *"device board module data cost models trainer compress grid".split(),
+    *"experiment weights timing __main__".split(),
+]
 
 
 def run(code, *options):

@@ -17,10 +17,12 @@ from d2l_utils import data as data_module
 from d2l_utils.cost import on_meta
 from d2l_utils.experiment import Run, replay
 from d2l_utils.grid import Config, load_grid
+from d2l_utils.weights import load_card, load_model
 
 BOOK = Path(__file__).parents[1] / "book"
 GRIDS = sorted((BOOK / "experiments").glob("*.toml"))
 FILES = sorted((BOOK / "results").glob("*/*-seed*.json"))
+WEIGHTS = sorted((BOOK / "results").glob("*/*.safetensors"))
 STEPS = 10
 
 
@@ -104,7 +106,18 @@ def test_a_record_is_whole_and_belongs_to_its_grid(file):
 
 def test_nothing_else_lies_among_the_records():
     for folder in {file.parent for file in FILES}:
-        assert {p for p in folder.iterdir() if not p.name.startswith(".")} <= set(FILES)
+        there = {p for p in folder.iterdir() if not p.name.startswith(".")}
+        assert there <= {*FILES, *WEIGHTS}
+
+
+@pytest.mark.parametrize("file", WEIGHTS, ids=name)
+def test_shipped_weights_are_those_of_a_record(file):
+    assert file.stat().st_size <= 2_000_000
+    card = load_card(file)
+    record = file.with_name(f"{card['variant']}-seed{card['seed']}.json")
+    assert card.items() <= json.loads(record.read_text(encoding="utf-8")).items()
+    params = sum(p.numel() for p in load_model(file).parameters())
+    assert params == card["network"]["params"]
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)

@@ -1,0 +1,36 @@
+"""Brings Fashion-MNIST and checks it: `python -m d2l_utils`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from d2l_utils import data
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Bring and check the data set; return 0 if it is there and whole."""
+    parser = argparse.ArgumentParser(
+        prog="python -m d2l_utils", description="Bring Fashion-MNIST and check it."
+    )
+    parser.add_argument("--root", help="folder to look in and to download to")
+    parser.add_argument("--check", action="store_true", help="do not download")
+    options = parser.parse_args(arguments)
+    folder = data.find_folder(options.root)
+    if folder is None and options.check:
+        print(data.HOW_TO_GET_IT, file=sys.stderr)
+        return 1
+    try:
+        folder = folder or data.download(options.root)
+        for name in data.FILES:
+            data.read_file(folder, name)
+    except (FileNotFoundError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"Fashion-MNIST: {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
