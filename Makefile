@@ -26,13 +26,13 @@ NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys
 book: data
 	$(BIN)/jupyter-book build . -q
 
-# The tests build the book too, with warnings as errors. A worker often waits for a browser, so three
-# share two cores, with one thread each: more threads would wait for each other at every step.
+# The tests build the book too, with warnings as errors. Two workers share two cores, with
+# one thread each: more threads would wait for each other at every step.
 test: data
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(MAKE) --no-print-directory normalised
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n 3 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n 2 --dist loadfile --no-loadscope-reorder
 
 # .jupyter has it show Markdown rendered. LAB takes further options, such as LAB=--no-browser.
 lab: data

@@ -60,9 +60,9 @@ def count(net):
 
 def best_seconds(times, function, *arguments, **options):
     def seconds():
-        start = time.perf_counter()
+        start = time.process_time()
         function(*arguments, **options)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     return min(seconds() for _ in range(times))
 
