@@ -2,7 +2,7 @@
 
     python -m d2l_utils.timing                              # the CPU and, if there is one, the GPU
     python -m d2l_utils.timing --device cpu
-    python -m d2l_utils.timing --quick --results /tmp/speed # a rehearsal, one minute
+    python -m d2l_utils.timing --quick --results rehearsal  # one minute, small images
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`,
 written whole or not at all. All that is to be compared is measured in turn, round by round, and a
