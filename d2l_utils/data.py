@@ -351,6 +351,7 @@ def _path(folder: Path, name: str) -> Path | None:
 
 
 def read_file(folder: Path, name: str) -> bytes:
+    """Return the uncompressed content of a file; a ValueError names one that is not whole."""
     path = _path(folder, name)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()

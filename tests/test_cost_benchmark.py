@@ -60,9 +60,9 @@ def count(net):
 
 def best_seconds(times, function, *arguments, **options):
     def seconds():
-        start = time.process_time()
+        start = time.perf_counter()
         function(*arguments, **options)
-        return time.process_time() - start
+        return time.perf_counter() - start
 
     return min(seconds() for _ in range(times))
 

@@ -440,7 +440,7 @@ def test_a_file_that_cannot_be_read_is_named(places, monkeypatch):
         d2l.FashionMNIST(root=places / "root", train_size=1)
 
 
-WAYS = "(?s)was not found.*dataset-fashion-mnist.*-m d2l_utils.*D2L_DATA.*root=.*"
+WAYS = "(?s)was not found.*dataset-fashion-mnist.*-m d2l_utils +\\(.*D2L_DATA.*root=.*"
 
 
 def test_a_missing_data_set_gives_one_error_that_lists_the_ways(places):
