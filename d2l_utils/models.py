@@ -22,8 +22,12 @@ VGG_ARCHS: dict[str, Arch] = {
     "D": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
     "E": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
 }
-"""The columns of Table 1 of Simonyan and Zisserman, 2014, arXiv 1409.1556: A is VGG-11, B is
-VGG-13, C and D have 16 weight layers (D is what is called VGG-16), E is VGG-19."""
+"""The columns of Table 1 of Simonyan and Zisserman, 2014, arXiv 1409.1556.
+
+A is VGG-11, B is VGG-13, C and D have 16 weight layers (D is what is called VGG-16), E is VGG-19.
+
+:meta hide-value:
+"""
 
 
 def vgg_block(

@@ -95,3 +95,9 @@ def test_a_malformed_link_is_noticed(url):
 def test_a_good_link_passes():
     good = "https://arxiv.org/abs/1409.1556, https://github.com/pytorch/vision/pull/6936."
     assert malformed(f"{good} <https://d2l.ai/chapter_convolutional-modern/vgg.html>") == []
+
+
+def test_every_paper_cited_is_among_the_references():
+    listed = URL.findall((ROOT / "book" / "references.md").read_text(encoding="utf-8"))
+    cited = [url for path in NOTEBOOKS for url in URL.findall(prose(path)) if "arxiv.org" in url]
+    assert cited and set(cited) <= set(listed)
