@@ -59,7 +59,7 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
         ValueError: if the model has no head, its weights do not exist yet, or its head does not
             fit images of this shape.
 
-    Source: Simonyan and Zisserman, 2014, section 3.2; Long et al., 2015, arXiv 1411.4038.
+    Source: Simonyan and Zisserman, 2014, section 3.2; Long et al., 2014, arXiv 1411.4038.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
@@ -105,8 +105,9 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
         ranks: one rank for each fully connected layer but the last.
 
     Raises:
-        ValueError: if the model has no hidden fully connected layer, there are more or fewer ranks
-            than such layers, or a rank is below 1 or above the layer's.
+        ValueError: if the model has no hidden fully connected layer, its weights do not exist yet,
+            there are more or fewer ranks than such layers, or a rank is below 1 or above the
+            layer's.
         TypeError: if a rank is no whole number.
 
     Source: Girshick, 2015, arXiv 1504.08083, section 3.1.
@@ -187,7 +188,8 @@ def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
         keep: the share of weights that each layer keeps, above 0 and up to 1.
 
     Raises:
-        ValueError: if the model has no head, or `keep` is outside its range.
+        ValueError: if the model has no head, its weights do not exist yet, or `keep` is outside
+            its range.
         TypeError: if `keep` is no number.
 
     Source: Han et al., 2015, arXiv 1506.02626.
@@ -219,7 +221,7 @@ def int8(model: nn.Module) -> nn.Module:
     inputs one that is found as it comes. It needs torchao.
 
     Raises:
-        ValueError: if the model has no head.
+        ValueError: if the model has no head, or its weights do not exist yet.
         ImportError: if there is no torchao.
 
     >>> from d2l_utils.models import VGG

@@ -69,8 +69,8 @@ def layer_costs(net: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]:
         input_shape: `(n, channels, h, w)`, or `(channels, h, w)` for one image.
 
     Raises:
-        ValueError: if the shape is none, the image too small, or the net holds weights that this
-            cannot count.
+        ValueError: if the shape is not one of these, the image too small, or the net holds weights
+            that this cannot count.
 
     >>> net = nn.Sequential(nn.LazyConv2d(64, 3, padding=1), nn.ReLU(), nn.Flatten(),
     ...                     nn.LazyLinear(10))

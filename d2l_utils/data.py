@@ -58,7 +58,7 @@ class DataModule(HyperParameters):
 
     Args:
         root: the folder of the files.
-        num_workers: processes that load batches.
+        num_workers: kept for the book's interface; `get_tensorloader` starts none.
 
     >>> class Numbers(DataModule):
     ...     batch_size = 2
@@ -160,7 +160,7 @@ class FashionMNIST(DataModule):
             that settings can be chosen without a look at the test set. 0: validate on the test set.
         train_size: train on the first `train_size` images only.
         augment: what is done at random to training images: any of "flip" (left to right) and
-            "crop" (shifted by up to 2 pixels, zeros come in).
+            "crop" (shifted by up to 2 of the 28 pixels, before resizing; zeros come in).
         seed: fixes the order and the augmentation; None: torch's global generator decides.
 
     Attributes:

@@ -82,7 +82,7 @@ class VGG(Classifier):
     """VGG: blocks of convolutions, then fully connected layers.
 
     Images are `(n, channels, h, w)`, with any number of channels; each block halves h and w, so
-    they must be at least 2 to the number of blocks. The output are logits, `(n, num_classes)`.
+    they must be at least 2 to the number of blocks. The output is logits, `(n, num_classes)`.
 
     Args:
         arch: one `(num_convs, out_channels)` a block, as `vgg_block` takes them, such as

@@ -37,7 +37,8 @@ class HyperParameters:
     def save_hyperparameters(self, ignore=()):
         """Save the caller's arguments as attributes and in `self.hparams`.
 
-        Left out are `self`, names in `ignore`, and names that start with `_`.
+        Left out are `self`, names in `ignore`, and names that start with `_`. Called first, for it
+        takes other local variables too, as the book's does.
 
         >>> class Point(HyperParameters):
         ...     def __init__(self, x, y, _secret=0):

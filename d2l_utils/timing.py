@@ -232,8 +232,8 @@ def head_times(device: torch.device, plan: Plan) -> list[dict]:
     """Return the times of what follows the narrow VGG-11's blocks, as it is and made smaller.
 
     Heads are named as in book/experiments/fully_connected_cost.toml; "conv" is the head as
-    convolutions, "blocks" what stands before each. A head that this machine cannot run has no
-    times, and says why.
+    convolutions, "none" a head without hidden layer or pooling, "-sparse" one in CSR form, "blocks"
+    what stands before each. A head that this machine cannot run has no times, and says why.
     """
     rows, left_out = [], []
     for side, ranks in plan.ranks:

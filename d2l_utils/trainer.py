@@ -37,7 +37,8 @@ class Trainer(HyperParameters):
         precision: "float32" or "bfloat16".
         history: one dict an epoch: `epoch` (from 1), `train_loss`, `val_loss`, `val_acc`,
             `seconds` (of training, evaluation left out), `images_per_second`. Losses and
-            accuracies are means weighted by samples, in training as the weights change.
+            accuracies are means weighted by samples; that of the training loss is taken while the
+            weights change.
         first_losses: the training losses of the first ten steps, the fingerprint of a run.
         interrupted: whether `fit` was stopped by the keyboard. What was trained is kept.
 
