@@ -54,33 +54,42 @@ def address(server, log):
     pytest.fail(log.read_text())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(browser, lab):
+    """JupyterLab in the browser, as a reader finds it who has just started it."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.set_default_timeout(120_000)
+    page.goto(lab)
+    page.get_by_role("heading", name="Networks Using Blocks").wait_for()
     yield page
-    page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")  # a kernel for each test
     context.close()
 
 
-def test_lab_opens_on_the_first_page_rendered(page, lab):
-    page.goto(lab)
-    page.get_by_role("heading", name="Networks Using Blocks").wait_for()
+@pytest.fixture
+def open_notebook(page):
+    """Opens a notebook in a tab and with a kernel of its own, and closes both after the test."""
+
+    def open_notebook(name):
+        opened = f"jupyterapp.commands.execute('docmanager:open', {{path: '{name}'}})"
+        page.evaluate(f"{opened}.then(() => null)")  # the widget itself cannot be passed on
+        ready = f"{NOTEBOOK}?.model && jupyterapp.shell.currentWidget.context?.path == '{name}'"
+        page.wait_for_function(ready)
+        page.evaluate("jupyterapp.shell.currentWidget.context.ready")
+        kernel = "jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel"
+        page.wait_for_function(
+            f"{kernel}?.status == 'idle' && {kernel}.connectionStatus == 'connected'"
+        )
+
+    yield open_notebook
+    page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")
+    page.evaluate("jupyterapp.shell.currentWidget.dispose()")  # closing would ask whether to save
+
+
+def test_lab_opens_on_the_first_page_rendered(page):
     card = page.get_by_text("1.1 How many parameters")
     card.wait_for()
     assert ":::" not in page.locator("#jp-main-dock-panel").inner_text()  # a directive, as typed
-
-
-def open_notebook(page, lab, name):
-    page.goto(re.sub(r"/lab/tree/[^?]*|/lab(?=\?|$)", f"/lab/tree/{name}", lab))
-    ready = f"{NOTEBOOK}?.model && jupyterapp.shell.currentWidget.context?.path == '{name}'"
-    page.wait_for_function(f"window.jupyterapp && {ready}")
-    page.evaluate("jupyterapp.shell.currentWidget.context.ready")
-    kernel = "jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel"
-    page.wait_for_function(
-        f"{kernel}?.status == 'idle' && {kernel}.connectionStatus == 'connected'"
-    )
 
 
 def run_all(page):
@@ -101,23 +110,23 @@ def errors(cells):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs_in_the_browser(page, lab, path):
-    open_notebook(page, lab, path.name)
+def test_notebook_runs_in_the_browser(page, open_notebook, path):
+    open_notebook(path.name)
     cells = run_all(page)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert errors(cells) == []
 
 
-def test_explorer_is_live_in_lab(page, lab):
-    open_notebook(page, lab, "explorer.ipynb")
+def test_explorer_is_live_in_lab(page, open_notebook):
+    open_notebook("explorer.ipynb")
     page.get_by_role("combobox", name="Network").select_option(label="AlexNet")
     page.get_by_text("46,787,978 parameters").wait_for()
 
 
-def test_an_error_is_noticed(page, lab):
-    open_notebook(page, lab, "parameters.ipynb")
-    last = f"{NOTEBOOK}.model.sharedModel.cells.findLast(cell => cell.cell_type == 'code')"
-    page.evaluate(f"{last}.setSource('1 / 0')")
+def test_an_error_is_noticed(page, open_notebook):
+    open_notebook("parameters.ipynb")
+    first = f"{NOTEBOOK}.model.sharedModel.cells.find(cell => cell.cell_type == 'code')"
+    page.evaluate(f"{first}.setSource('1 / 0')")
     cells = run_all(page)
-    assert cells[-1]["execution_count"] == len(cells)
-    assert errors(cells) == [(len(cells) - 1, "ZeroDivisionError")]
+    assert [cell["execution_count"] for cell in cells] == [1] + [None] * (len(cells) - 1)
+    assert errors(cells) == [(0, "ZeroDivisionError")]
