@@ -28,6 +28,15 @@ def small_networks(monkeypatch):
     monkeypatch.setattr(timing, "NETWORKS", {"VGG-11": small(2), "narrow VGG-11": small(1)})
 
 
+@pytest.fixture(autouse=True)
+def same_threads():
+    """The command sets the threads of its process; with more of them than free cores, the tiny
+    steps of the tests that come next in this process would wait for each other."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def small_heads(monkeypatch):
     def heads(side, ranks, keep):
@@ -197,12 +206,8 @@ def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads,
     monkeypatch.setattr(timing, "QUICK", SMALL)
     monkeypatch.setattr(timing, "rates", lambda device, plan: [])
     timing.rates.__name__ = "rates"
-    threads = torch.get_num_threads()
     arguments = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
-    try:
-        assert timing.main(arguments) == 0
-    finally:
-        torch.set_num_threads(threads)
+    assert timing.main(arguments) == 0
     (file,) = tmp_path.iterdir()
     assert str(file) in capsys.readouterr().out
     record = json.loads(file.read_text())
