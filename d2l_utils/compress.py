@@ -69,7 +69,7 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     """
     features, head = _split(model)
     _check_takes(model, input_shape)
-    meta = on_meta(nn.Sequential(*features)).eval()
+    meta = on_meta(nn.Sequential(*features)).float().eval()
     channels, height, width = meta(torch.empty(1, *input_shape, device="meta")).shape[1:]
     layers, kernel_size = [], (height, width)
     for layer in head[1:]:
@@ -87,7 +87,7 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
 def _check_takes(model, input_shape):
     try:
         with torch.no_grad():
-            on_meta(model).eval()(torch.empty(1, *input_shape, device="meta"))
+            on_meta(model).float().eval()(torch.empty(1, *input_shape, device="meta"))
     except (RuntimeError, ValueError) as error:
         shape = tuple(input_shape)
         raise ValueError(f"the model cannot take images of {shape}: {error}") from error

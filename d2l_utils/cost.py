@@ -80,7 +80,7 @@ def layer_costs(net: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]:
     3 fc (1, 10) 655370 655360
     """
     work: dict[str, tuple[int, int, tuple[int, ...]]] = {}
-    meta, X = on_meta(net), _meta_input(input_shape)
+    meta, X = on_meta(net).float(), _meta_input(input_shape)  # no count depends on the precision
     layers = {name: m for name, m in meta.named_modules() if _is_weight_layer(name, m)}
 
     def count(name, layer, output):
@@ -187,13 +187,19 @@ def _run(net, X):
         ) from error
 
 
+# Their weights scale numbers and are no multiply-accumulates, whatever their shape.
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+
 def _is_weight_layer(name: str, module: nn.Module) -> bool:
     if isinstance(module, nn.Linear | nn.Conv2d):
         return True
     if isinstance(module, parametrize.ParametrizationList):
         return False  # it holds the weight of the layer that it belongs to
     own = list(module.parameters(recurse=False))
-    if any(nn.parameter.is_lazy(p) or p.dim() > 1 for p in own) and "Norm" not in str(type(module)):
+    if isinstance(module, _NORMS):
+        return False
+    if any(nn.parameter.is_lazy(p) or p.dim() > 1 for p in own):
         raise ValueError(
             f"layer {name!r} is a {type(module).__name__}, which is not counted here; "
             "Conv2d and Linear are"

@@ -336,7 +336,7 @@ def find_folder(root=None) -> Path | None:
 
 def _places(root) -> list[Path]:
     named = [root, os.environ.get("D2L_DATA")]
-    return [Path(p) for p in named if p] + [_repository_data(), DEBIAN_FOLDER]
+    return [Path(p).expanduser() for p in named if p] + [_repository_data(), DEBIAN_FOLDER]
 
 
 def _repository_data() -> Path:

@@ -5,9 +5,10 @@
     python -m d2l_utils.experiment GRID.toml --list                     # what is there, what is not
 
 A record is `<results>/<grid>/<variant>-seed<k>.json`, written whole or not at all. A run whose
-record is there is not done again, so machines can share a grid, and a stopped run goes on after its
-last whole epoch. The records of the book's grids go to `book/results`, their checkpoints and
-weights, which are not kept in git, to `checkpoints`; other grids have both folders beside them.
+record is there is not done again, so several machines can share a grid, each with variants or seeds
+of its own. A stopped run goes on after its last whole epoch. The records of the book's grids go to
+`book/results`, their checkpoints and weights, which are not kept in git, to `checkpoints`; other
+grids have both folders beside them.
 Only int8 needs more than torch, numpy and tqdm.
 """
 
@@ -139,7 +140,7 @@ class Run:
 
     @property
     def _settings(self) -> Path:
-        return self.checkpoint.with_suffix(".json")
+        return self.checkpoint.with_suffix(".settings.json")
 
     def sibling(self, variant: str) -> "Run":
         """Return the run of another variant with the same seed."""
@@ -173,8 +174,10 @@ class Run:
 
         Raises:
             FileNotFoundError: if they are not on this machine.
-            ValueError: if they are damaged, or of another network.
+            ValueError: if they are damaged, or of another network, or the record is of other
+                settings.
         """
+        self.recorded()  # weights of other settings than the grid's must not be gone on from
         if not self.weights.exists():
             there = self.record.exists()
             remedy = f"delete {self.record} and train" if there else "train"
@@ -198,7 +201,6 @@ class Run:
         started = time.perf_counter()
         model, data = self.prepare()
         c = self.config
-        resumed = c.epochs > 0 and self.checkpoint.exists()
         trainer = Trainer(
             max(c.epochs, 1),
             num_gpus=0 if "int8" in c.transform else 1,
@@ -214,6 +216,7 @@ class Run:
             final = {key: trainer.history[-1][key] for key in ("val_loss", "val_acc")}
         else:
             final = trainer.evaluate(model, data)
+        earlier = sum(row["seconds"] for row in trainer.history[: trainer.resumed_epochs])
         record = {
             "experiment": self.grid.name,
             "variant": self.variant,
@@ -227,8 +230,8 @@ class Run:
             "precision": trainer.precision,
             "hardware": hardware(trainer.device),
             "versions": versions(),
-            "wall_seconds": time.perf_counter() - started,
-            "resumed": resumed,
+            "wall_seconds": earlier + time.perf_counter() - started,
+            "resumed": trainer.resumed_epochs > 0,
             "finished": datetime.date.today().isoformat(),
         }
         self._keep_weights(model)
@@ -248,17 +251,17 @@ class Run:
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
             # A setting that is younger than the record had its default then.
-            was = dataclasses.asdict(Config(**record["config"]))
+            was = _settings_of(Config(**record["config"]))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.record} is damaged; delete it to train again") from error
-        if other := _differences(was, dataclasses.asdict(self.config)):
+        if other := _differences(was, _settings_of(self.config)):
             message = f"{self.record} was made with other settings: {other}"
             raise ValueError(f"{message}; delete it to train again")
         return record
 
     def _check_checkpoint(self):
         """Refuse a checkpoint of other settings; the trainer itself does not know them all."""
-        now = dataclasses.asdict(self.config)
+        now = _settings_of(self.config)
         if self.checkpoint.exists() and self._settings.exists():
             was = json.loads(self._settings.read_text(encoding="utf-8"))
             if other := _differences(was, now):
@@ -333,6 +336,11 @@ def whole_or_not_at_all(path: Path) -> Iterator[Path]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _settings_of(config: Config) -> dict:
+    """Return the settings as JSON keeps them: with lists and no tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def _differences(was: dict, now: dict) -> str:

@@ -159,9 +159,8 @@ def rates(device: torch.device, plan: Plan) -> list[dict]:
 
 def network_times(device: torch.device, plan: Plan) -> list[dict]:
     """Return the times of a forward pass, of a training step, and of the step's SGD alone."""
-    fast = fast_precision(device)
     rows = []
-    for precision in dict.fromkeys(["float32", fast]):
+    for precision in dict.fromkeys(["float32", fast_precision(device)]):
         for name, make in NETWORKS.items():
             trainer = _trainer(make, plan.side, device, precision)
             batches = plan.batches
@@ -170,14 +169,13 @@ def network_times(device: torch.device, plan: Plan) -> list[dict]:
             for batch in batches:
                 row = {"network": name, "side": plan.side, "precision": precision, "batch": batch}
                 rows += _passes(row, trainer)
-    row = {"network": "low resolution", "side": 28, "precision": fast, "batch": plan.train_batch}
-    rows += _passes(row, _trainer(low_resolution, 28, device, fast))
+        row = {"network": "low resolution", "side": 28, "precision": precision}
+        row["batch"] = plan.train_batch
+        rows += _passes(row, _trainer(low_resolution, 28, device, precision))
     return _in_turn(rows, plan)
 
 
 def _passes(row, trainer):
-    images = _batch(trainer, row["batch"], row["side"])
-
     def forward():
         trainer.model.eval()
         bfloat16 = row["precision"] == "bfloat16"
@@ -189,6 +187,7 @@ def _passes(row, trainer):
         trainer.step(images)
 
     try:
+        images = _batch(trainer, row["batch"], row["side"])
         step()  # gives the weights the gradients that SGD alone needs
     except torch.OutOfMemoryError:
         return []
@@ -201,15 +200,18 @@ def layer_times(device: torch.device, plan: Plan) -> list[dict]:
     rows = {}
     networks = {name: make().to(device) for name, make in NETWORKS.items()}
     for _ in range(plan.rounds):
-        for name, model in networks.items():
+        for name, model in list(networks.items()):
             batch = plan.layers_batch if name == "VGG-11" else plan.train_batch
-            X = torch.randn(batch, 1, plan.side, plan.side, device=device)
-            for layer, kind, forward, backward in _layers(model.train(), X, plan):
-                row = {"network": name, "batch": batch, "layer": layer, "kind": kind}
-                row = rows.setdefault((name, layer), row | {"forward": [], "backward": []})
-                row["forward"].append(forward)
-                row["backward"].append(backward)
-    return list(rows.values())
+            try:
+                X = torch.randn(batch, 1, plan.side, plan.side, device=device)
+                for layer, kind, forward, backward in _layers(model.train(), X, plan):
+                    row = {"network": name, "batch": batch, "layer": layer, "kind": kind}
+                    row = rows.setdefault((name, layer), row | {"forward": [], "backward": []})
+                    row["forward"].append(forward)
+                    row["backward"].append(backward)
+            except torch.OutOfMemoryError:
+                del networks[name]
+    return [row for row in rows.values() if row["network"] in networks]
 
 
 def _layers(model, X, plan):
@@ -243,6 +245,8 @@ def head_times(device: torch.device, plan: Plan) -> list[dict]:
             for batch in plan.head_batches:
                 row = {"side": side, "head": name, "batch": batch}
                 try:
+                    if name == "int8" and device.type == "cuda":
+                        raise RuntimeError("torchao multiplies by ten columns on the CPU")
                     run = partial(_forward, made(), torch.randn(batch, *shape, device=device))
                     run()
                 except (ImportError, RuntimeError) as error:
@@ -314,12 +318,19 @@ def _sparse(weight):
 
 
 def _in_turn(rows, plan: Plan) -> list[dict]:
-    """Measure rows `(description, run)` in turn, and return each with its times as `seconds`."""
+    """Measure rows `(description, run)` in turn, and return each with its times as `seconds`.
+
+    Those that a GPU's memory does not suffice for, beside what the others keep there, are left out.
+    """
     for row, _ in rows:
         row["seconds"] = []
     for _ in range(plan.rounds):
+        measured = []
         for row, run in rows:
-            row["seconds"].append(_seconds(run, plan))
+            with suppress(torch.OutOfMemoryError):
+                row["seconds"].append(_seconds(run, plan))
+                measured.append((row, run))
+        rows = measured
     return [row for row, _ in rows]
 
 
@@ -379,8 +390,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _file_name(machine: dict, device: torch.device) -> str:
     name = machine["device"]
-    if device.type == "cpu":
-        name += f" {machine['processor']} {machine['cores']} cores"
+    if device.type == "cpu":  # processors of one name differ in their instructions
+        name += f" {machine['processor']} {machine['cores']} cores {fast_precision(device)}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 

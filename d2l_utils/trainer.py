@@ -1,9 +1,11 @@
-"""The training loop: history, checkpoints, precision and devices. It knows no model and no data."""
+"""The training loop: history, checkpoints, precision and devices. It knows no data."""
 
+import json
 import math
 import os
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 
 from d2l_utils.board import progress_options
 from d2l_utils.device import cpu, fast_precision, gpu, num_gpus
-from d2l_utils.module import HyperParameters
+from d2l_utils.module import Classifier, HyperParameters
 
 __all__ = ["Trainer"]
 
@@ -27,7 +29,8 @@ class Trainer(HyperParameters):
         num_gpus: 1 trains on the GPU if there is one, else on the CPU; `device` says on which.
         gradient_clip_val: the norm that the gradient is clipped to; 0 clips nothing.
         precision: "float32" or "bfloat16" (autocast: the weights stay float32); None takes what
-            the device is fast in.
+            the device is fast in for a `Classifier`, and float32 for any other model, whose targets
+            may need more than the three digits of bfloat16.
         seed: seeds torch's global generator at the start of `fit`.
         checkpoint: a file, written after each epoch; if it is there already, `fit` goes on from
             it. On a CPU the weights come out as if it had never stopped, bit for bit.
@@ -40,6 +43,7 @@ class Trainer(HyperParameters):
             accuracies are means weighted by samples; that of the training loss is taken while the
             weights change.
         first_losses: the training losses of the first ten steps, the fingerprint of a run.
+        resumed_epochs: how many epochs of the history came from the checkpoint.
         interrupted: whether `fit` was stopped by the keyboard. What was trained is kept.
 
     Raises:
@@ -67,6 +71,7 @@ class Trainer(HyperParameters):
         self.precision = precision or fast_precision(self.device)
         self.history: list[dict] = []
         self.first_losses: list[float] = []
+        self.resumed_epochs = 0
         self.interrupted = False
 
     # --- the whole run -----------------------------------------------------------------------
@@ -89,15 +94,22 @@ class Trainer(HyperParameters):
                     self._save_checkpoint()
         except KeyboardInterrupt:
             self.interrupted = True
-            print(f"Stopped in epoch {self.epoch + 1}; the model keeps what it has learned.")
+            epoch = min(self.epoch + 1, self.max_epochs)
+            print(f"Stopped in epoch {epoch}; the model keeps what it has learned.")
         finally:
             model.eval()
             if board := getattr(model, "board", None):
                 board.show()
 
     def evaluate(self, model: nn.Module, data) -> dict[str, float]:
-        """Return `val_loss` and `val_acc` of the model as it is."""
+        """Return `val_loss` and `val_acc` of the model as it is.
+
+        Raises:
+            ValueError: if there is no batch to validate on.
+        """
         self.prepare_data(data)
+        if self.num_val_batches == 0:
+            raise ValueError("there is no batch to validate on; val_dataloader() gives none")
         self.prepare_model(model)
         self.val_batch_idx = 0
         self._sums, self._counts = {}, {}
@@ -110,6 +122,9 @@ class Trainer(HyperParameters):
             torch.manual_seed(self.seed)
         self.prepare_data(data)
         self.prepare_model(model)
+        if board := getattr(model, "board", None):
+            board.clear()
+            board.xlim = [0, self.max_epochs]
         self.optim, self.scheduler = _optimiser_and_scheduler(model.configure_optimizers())
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         self.history, self.first_losses = [], []
@@ -120,6 +135,7 @@ class Trainer(HyperParameters):
             self._check_can_be_kept()
             self._settings = self._describe()
             self._load_checkpoint()
+        self.resumed_epochs = self.epoch
         model.train()
 
     def prepare_data(self, data) -> None:
@@ -141,9 +157,9 @@ class Trainer(HyperParameters):
                 "package, with the network as its net"
             )
         model.trainer = self
-        if board := getattr(model, "board", None):
-            board.clear()
-            board.xlim = [0, self.max_epochs]
+        if self.hparams["precision"] is None:
+            is_classifier = isinstance(model, Classifier)
+            self.precision = fast_precision(self.device) if is_classifier else "float32"
         self.model = model.to(self.device)
         if any(nn.parameter.is_lazy(p) for p in model.parameters()):
             loader = self.val_dataloader if self.num_val_batches else self.train_dataloader
@@ -241,10 +257,16 @@ class Trainer(HyperParameters):
 
     def _check_weights(self, row):
         # The last step of an epoch may spoil the weights after its loss was looked at.
-        if not math.isfinite(loss := row.get("val_loss", 0.0)):
+        if "val_loss" in row:
+            finite = math.isfinite(row["val_loss"])
+            what = f"the validation loss is {row['val_loss']}"
+        else:
+            finite = all(bool(p.isfinite().all()) for p in self.model.parameters())
+            what = "there are weights that are not finite"
+        if not finite:
             raise FloatingPointError(
-                f"the validation loss is {loss} after epoch {self.epoch + 1}, step "
-                f"{self.num_train_batches} of {self.num_train_batches}; {_WHAT_TO_DO}"
+                f"{what} after epoch {self.epoch + 1}, step {self.num_train_batches} of "
+                f"{self.num_train_batches}; {_WHAT_TO_DO}"
             )
 
     # --- precision and progress --------------------------------------------------------------
@@ -306,7 +328,8 @@ class Trainer(HyperParameters):
             return
         state = _read_checkpoint(self.checkpoint)
         for name, value in self._settings.items():
-            if (was := state["settings"].get(name)) != value:
+            was = state["settings"].get(name, value)  # one that is younger than the checkpoint
+            if was != value:
                 both = f" ({was}, not {value})"
                 raise ValueError(
                     f"the checkpoint {self.checkpoint} was made with another {name}"
@@ -339,12 +362,14 @@ class Trainer(HyperParameters):
             "precision": self.precision,
             "gradient_clip_val": self.gradient_clip_val,
             "number of batches": self.num_train_batches,
-            "data": _plain_settings(self.data),
+            "data": f"{type(self.data).__name__} {_plain_settings(self.data)}",
             "network": str(self.model),
             "optimiser": f"{type(self.optim).__name__} {groups}",
             "scheduler": type(self.scheduler).__name__,
             # A schedule is laid out for a number of epochs; plain SGD can go on for more.
             "max_epochs": None if self.scheduler is None else self.max_epochs,
+            "schedule": None if self.scheduler is None else _plain(self.scheduler.state_dict()),
+            "model": _plain_settings(self.model),
         }
 
     def _check_can_be_kept(self):
@@ -402,12 +427,19 @@ def _read_checkpoint(path) -> dict:
     ) from cause
 
 
-def _plain_settings(data) -> str:
-    """Return the hyperparameters of a data module as text, but for where the data lies."""
-    plain = int | float | str | tuple | list | None
-    hparams = getattr(data, "hparams", {}).items()
-    kept = {k: v for k, v in hparams if isinstance(v, plain) and k not in ("root", "num_workers")}
-    return f"{type(data).__name__} {kept}"
+def _plain_settings(part) -> str:
+    """Return the hyperparameters of a model or of data as text, but for where the data lies."""
+    hparams = getattr(part, "hparams", {}).items()
+    return _plain({k: v for k, v in hparams if k not in ("root", "num_workers")})
+
+
+def _plain(settings: dict) -> str:
+    """Return as text what is plain data; a tuple and a list of the same items are the same."""
+    kept = {}
+    for key, value in settings.items():
+        with suppress(TypeError):
+            kept[key] = json.loads(json.dumps(value))
+    return str(kept)
 
 
 def _check(max_epochs, num_gpus, gradient_clip_val, precision, seed):

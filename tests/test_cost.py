@@ -178,6 +178,27 @@ def test_layers_that_only_normalise_or_scale_get_no_row():
     assert d2l.layer_costs(net, (2, 4, 4)) == []
 
 
+def test_a_name_does_not_make_a_layer_one_that_normalises():
+    class NormFreeLinear(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(4, 4))
+
+        def forward(self, X):
+            return X @ self.weight
+
+    with pytest.raises(ValueError, match="layer '0' is a NormFreeLinear, which is not counted"):
+        d2l.layer_costs(nn.Sequential(NormFreeLinear()), (1, 4, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_no_count_depends_on_the_precision(dtype):
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 2))
+    rows = d2l.layer_costs(net, (1, 4, 4))
+    assert d2l.layer_costs(net.to(dtype), (1, 4, 4)) == rows
+    assert {p.dtype for p in net.parameters()} == {dtype}
+
+
 # --- the network is left as it was ------------------------------------------------------------
 
 

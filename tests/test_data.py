@@ -377,6 +377,13 @@ def test_order_of_the_search(places, monkeypatch):
     assert found() == places / "root"
 
 
+def test_a_folder_may_lie_at_home(places, monkeypatch):
+    monkeypatch.setenv("HOME", str(places))
+    monkeypatch.setenv("USERPROFILE", str(places))  # Windows
+    write(places / "mine")
+    assert data_module.find_folder("~/mine") == places / "mine"
+
+
 def test_a_folder_with_three_of_the_four_files_is_passed_over(places):
     write(places / "root", only=list(CONTENT)[:3])
     write(places / "debian")

@@ -571,6 +571,8 @@ def test_an_interrupted_run_goes_on_to_the_same_record(write, tmp_path, capsys, 
     record = record_of(path)
     same(record, whole)
     assert record["resumed"] is (epochs_kept > 0)
+    # What was trained before the stop took its time as well.
+    assert record["wall_seconds"] > sum(row["seconds"] for row in record["history"])
     again = torch.load(run.weights)
     assert all(torch.equal(again[key], weights[key]) for key in weights)
     assert not run.checkpoint.exists()
@@ -704,6 +706,16 @@ def test_a_checkpoint_of_other_settings_is_refused(write, capsys, monkeypatch, c
     assert run_of(path).checkpoint.read_bytes() == kept
     run_of(path).checkpoint.unlink()
     assert main([str(path)]) == 0
+
+
+def test_records_and_checkpoints_may_share_a_folder(write, tmp_path, monkeypatch, capsys):
+    path = write("[variants.a]\nepochs = 2\n")
+    both = ["--results", str(tmp_path / "runs"), "--checkpoints", str(tmp_path / "runs")]
+    with monkeypatch.context() as patch:
+        interrupt(patch, "second epoch")
+        assert main([str(path), *both]) == 130
+    assert main([str(path), *both]) == 0
+    assert main([str(path), *both, "--list"]) == 0
 
 
 # --- records that no longer belong to their grid -------------------------------------------------
@@ -885,6 +897,15 @@ def test_missing_weights_are_named_with_what_to_do(write, capsys):
     assert "is damaged, or of another network than base; del" in capsys.readouterr().err
     weights.write_bytes(kept)
     assert main(only) == 0
+
+
+def test_weights_of_other_settings_are_not_gone_on_from(write, capsys):
+    path = write('[variants.base]\n[variants.a]\nstart = "base"\n')
+    assert main([str(path), "--variant", "base"]) == 0
+    write('[variants.base]\nlr = 0.3\n[variants.a]\nstart = "base"\n')
+    assert main([str(path), "--variant", "a"]) == 1
+    assert "was made with other settings: lr 0.1, now 0.3; delete it" in capsys.readouterr().err
+    assert not run_of(path).record.exists()
 
 
 # --- the command ---------------------------------------------------------------------------------

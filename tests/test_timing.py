@@ -59,6 +59,22 @@ def test_times_are_taken_in_turn(monkeypatch):
     assert rows == [{"row": "a", "seconds": [1.0, 3.0]}, {"row": "b", "seconds": [2.0, 4.0]}]
 
 
+def test_what_a_card_has_no_room_for_is_left_out(monkeypatch):
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    rows = timing._in_turn([({"row": "a"}, full), ({"row": "b"}, lambda: None)], SMALL)
+    assert [row["row"] for row in rows] == ["b"]
+
+    def layers(model, X, plan):
+        yield "0", "Conv2d", 1.0, 1.0
+        if model.arch[0][0] == 2:  # VGG-11
+            full()
+
+    monkeypatch.setattr(timing, "_layers", layers)
+    assert {row["network"] for row in timing.layer_times(CPU, SMALL)} == {"narrow VGG-11"}
+
+
 def test_a_time_is_that_of_one_call_and_the_first_call_only_warms_up():
     calls = []
 
@@ -83,6 +99,7 @@ def test_networks_are_measured_in_each_pass_precision_and_batch(monkeypatch):
         ("narrow VGG-11", "float32", 2),
         ("VGG-11", "bfloat16", 1),
         ("narrow VGG-11", "bfloat16", 1),
+        ("low resolution", "float32", 2),
         ("low resolution", "bfloat16", 2),
     }
     assert {r["pass"] for r in rows} == {"forward", "step", "SGD"}
@@ -172,6 +189,12 @@ def test_a_head_that_cannot_run_says_why(small_heads):
     assert len(rows["fc4096"]["seconds"]) == 1
 
 
+def test_int8_is_left_out_where_it_would_run_on_the_cpu(small_heads):
+    plan = dataclasses.replace(SMALL, ranks=((32, ()),))
+    rows = {r["head"]: r for r in timing.head_times(torch.device("cuda"), plan)}
+    assert rows["int8"]["left_out"] == "RuntimeError: torchao multiplies by ten columns on the CPU"
+
+
 def test_rates_name_what_they_moved_or_multiplied(monkeypatch):
     monkeypatch.setattr(timing, "_in_turn", lambda rows, plan: [row for row, _ in rows])
     rows = {r["rate"]: r for r in timing.rates(CPU, SMALL)}
@@ -233,9 +256,11 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys):
     assert "no device 'cuda'" in capsys.readouterr().err
 
 
-def test_a_file_is_named_after_the_machine():
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_file_is_named_after_the_machine(precision, monkeypatch):
+    monkeypatch.setattr(timing, "fast_precision", lambda device: precision)
     machine = {"device": "cpu", "processor": "AMD EPYC(TM) 9354", "cores": 2}
-    assert timing._file_name(machine, CPU) == "cpu-amd-epyc-tm-9354-2-cores"
+    assert timing._file_name(machine, CPU) == f"cpu-amd-epyc-tm-9354-2-cores-{precision}"
     card = {"device": "NVIDIA H100 80GB HBM3", "processor": "", "cores": 16}
     assert timing._file_name(card, torch.device("cuda:0")) == "nvidia-h100-80gb-hbm3"
 

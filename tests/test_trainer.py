@@ -275,6 +275,12 @@ def test_evaluate():
     result = d2l.Trainer(1).evaluate(model, data)
     assert result == {key: trainer.history[0][key] for key in ("val_loss", "val_acc")}
     assert equal(weights(model), before) and not model.training
+    assert len(model.board.points("val_acc")) == 1 and model.board.xlim == [0, 1]  # as trained
+
+
+def test_evaluate_needs_a_batch():
+    with pytest.raises(ValueError, match="there is no batch to validate on; val_dataloader"):
+        d2l.Trainer(1).evaluate(Net(), Random(n_val=0))
 
 
 def test_first_losses_are_those_of_the_first_ten_steps():
@@ -357,6 +363,29 @@ def test_precision_is_what_the_machine_is_fast_in_unless_asked_for(monkeypatch, 
     assert d2l.Trainer(1).precision == fast
     for asked in PRECISIONS:
         assert d2l.Trainer(1, precision=asked).precision == asked
+
+
+def test_only_a_classifier_is_trained_in_low_precision_unasked(monkeypatch):
+    """The targets of a regression may need more than the three digits of bfloat16."""
+
+    class Regression(d2l.Module):
+        def __init__(self):
+            super().__init__()
+            self.lr, self.net = 0.1, nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
+
+        def loss(self, y_hat, y):
+            return F.mse_loss(y_hat[:, 0], 1000 + y.float())
+
+    monkeypatch.setattr("d2l_utils.trainer.fast_precision", lambda device: "bfloat16")
+    for model, asked, precision in [
+        (Regression(), None, "float32"),
+        (Regression(), "bfloat16", "bfloat16"),
+        (Net(), None, "bfloat16"),
+        (Net(), "float32", "float32"),
+    ]:
+        trainer = d2l.Trainer(1, precision=asked)
+        trainer.start(model, Random())
+        assert trainer.precision == precision
 
 
 @pytest.mark.parametrize(("precision", "dtype"), PRECISIONS.items())
@@ -539,6 +568,33 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_kept(tmp_path):
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
 
 
+def test_without_validation_the_weights_themselves_are_looked_at(tmp_path):
+    class Explodes(Line):
+        def training_step(self, batch):
+            loss = super().training_step(batch)
+            if self.trainer.train_batch_idx == 2:
+                loss = loss + 0 * self.net[1].weight.sum().sub(self.net[1].weight.sum()).sqrt()
+            return loss
+
+    path = tmp_path / "run.pt"
+    message = "there are weights that are not finite after epoch 1, step 3 of 3; lower the learning"
+    with pytest.raises(FloatingPointError, match=message):
+        d2l.Trainer(3, precision="float32", checkpoint=path).fit(Explodes(), Random(n_val=0))
+    assert not path.exists()
+
+
+def test_an_interrupt_at_the_very_end_names_the_last_epoch(monkeypatch, capsys):
+    def interrupted(trainer):
+        if trainer.epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(d2l.Trainer, "_save_checkpoint", interrupted)
+    trainer = d2l.Trainer(2)
+    trainer.fit(Line(), Random())
+    assert trainer.interrupted and len(trainer.history) == 2
+    assert "Stopped in epoch 2; " in capsys.readouterr().out
+
+
 # --- checkpoints ------------------------------------------------------------------------------
 
 
@@ -648,6 +704,34 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change, message):
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("change", ["weight", "gamma"])
+def test_a_checkpoint_of_another_loss_or_schedule_is_refused(tmp_path, change):
+    class Weighted(Line):
+        def __init__(self, weight=1.0, gamma=0.5):
+            super().__init__()
+            self.save_hyperparameters()
+
+        def loss(self, Y_hat, Y):
+            return self.weight * super().loss(Y_hat, Y)
+
+        def configure_optimizers(self):
+            optimiser = super().configure_optimizers()
+            return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, 2, self.gamma)
+
+    save_run(tmp_path / "run.pt", Weighted)
+    save_run(tmp_path / "run.pt", Weighted)  # the same may go on
+    message = {"weight": r"model \({.*'weight': 1.0.*, not {.*'weight': 0.25", "gamma": "schedule"}
+    with pytest.raises(ValueError, match=f"was made with another {message[change]}"):
+        save_run(tmp_path / "run.pt", lambda: Weighted(**{change: 0.25}))
+
+
+def test_a_list_and_a_tuple_of_the_same_are_the_same_setting(tmp_path):
+    for resize in ([8, 8], (8, 8)):
+        data = Random(seed=0)
+        data.hparams["resize"] = resize
+        d2l.Trainer(1, seed=0, checkpoint=tmp_path / "run.pt").fit(Net(), data)
+
+
 def test_a_schedule_is_for_its_number_of_epochs(tmp_path):
     save_run(tmp_path / "run.pt", lambda: Net(schedule=True))
     with pytest.raises(ValueError, match=r"with another max_epochs \(2, not 3\)"):
@@ -663,6 +747,7 @@ def test_where_the_data_lies_does_not_matter(tmp_path):
     trainer = d2l.Trainer(2, seed=0, checkpoint=tmp_path / "run.pt")
     trainer.fit(Net(), data)
     assert trainer.train_batch_idx == 6
+    assert trainer.resumed_epochs == 1
 
 
 @pytest.mark.parametrize(
