@@ -633,7 +633,7 @@ def test_ctrl_c_stops_a_process_cleanly(write, tmp_path):
     assert out.splitlines()[0] == "[1/1] tiny/a seed 0"
     assert out.splitlines()[-1] == "stopped; the same command goes on after the last whole epoch"
     assert "Traceback" not in err
-    names = ["checkpoints/tiny/a-seed0.json", "checkpoints/tiny/a-seed0.pt", "tiny.toml"]
+    names = ["checkpoints/tiny/a-seed0.pt", "checkpoints/tiny/a-seed0.settings.json", "tiny.toml"]
     assert files_below(tmp_path) == names
 
 

@@ -81,8 +81,8 @@ def check_record(record, file, grid):
     hardware = record["hardware"]
     assert hardware["device"] and hardware["processor"] and hardware["threads"] >= 1
     assert record["versions"]["python"] and record["versions"]["torch"]
-    # Of a run that was stopped, older records know the time of the last part alone.
-    trained = 0 if record["resumed"] else sum(row["seconds"] for row in history)
+    # Older records know the time of a resumed run's last part alone, or not whether it was resumed.
+    trained = 0 if record.get("resumed", True) else sum(row["seconds"] for row in history)
     assert record["wall_seconds"] > trained
     assert time.strptime(record["finished"], "%Y-%m-%d")
 
@@ -164,6 +164,7 @@ WRONG = {
     "too long": ("history", lambda r: r | {"history": r["history"] + r["history"][-1:]}),
     "not finite": ("isfinite", lambda r: with_row(r, train_loss=math.nan)),
     "in no time": ("seconds", lambda r: with_row(r, seconds=0)),
+    "in less than it trained": ("trained", lambda r: r | {"wall_seconds": 1e-9}),
     "another speed": ("images_per_second", lambda r: with_row(r, images_per_second=1.0)),
     "another end": ("final", lambda r: r | {"final": r["final"] | {"val_loss": 1.0}}),
     "half an image": ("right", lambda r: with_final(r, val_acc=(100 + 0.5) / 256)),
