@@ -10,6 +10,7 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from nbclient import NotebookClient
+from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat.v4 import new_code_cell, new_notebook
 
 import d2l_utils as d2l
@@ -161,6 +162,8 @@ def run(folder, cells, watched=True, disabled=False):
     client = Client(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
     asyncio.run(client.async_execute(env=environment))
     nbformat.validate(notebook)
+    # A busy kernel may send one line in two parts; `make notebooks` puts them together, too.
+    notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
     return {name: cell.outputs for name, cell in zip(cells, notebook.cells, strict=True)}
 
 
