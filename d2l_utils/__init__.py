@@ -11,7 +11,15 @@ warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
 from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display  # noqa: E402
 from d2l_utils.cost import LayerCost, layer_costs, saved_tensors  # noqa: E402
 from d2l_utils.data import DataModule, FashionMNIST  # noqa: E402
-from d2l_utils.device import cpu, fast_precision, gpu, num_gpus, try_all_gpus, try_gpu  # noqa: E402
+from d2l_utils.device import (  # noqa: E402
+    cpu,
+    fast_precision,
+    gpu,
+    keep_memory,
+    num_gpus,
+    try_all_gpus,
+    try_gpu,
+)
 from d2l_utils.models import VGG, VGG_ARCHS, AlexNet, vgg_block  # noqa: E402
 from d2l_utils.module import (  # noqa: E402
     Classifier,
@@ -39,6 +47,7 @@ __all__ = [
     "fast_precision",
     "gpu",
     "init_cnn",
+    "keep_memory",
     "layer_costs",
     "num_gpus",
     "saved_tensors",

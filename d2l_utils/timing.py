@@ -1,7 +1,7 @@
 """How long the networks take on this machine, and on a GPU in how much memory: one JSON file each.
 
     python -m d2l_utils.timing                              # the CPU and, if there is one, the GPU
-    python -m d2l_utils.timing --device cpu
+    python -m d2l_utils.timing --keep-memory                # the CPU, with `d2l.keep_memory()`
     python -m d2l_utils.timing --quick --results rehearsal  # one minute, small images
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`,
@@ -29,7 +29,7 @@ from torch.nn.utils import parametrize
 
 from d2l_utils import compress
 from d2l_utils.data import DataModule
-from d2l_utils.device import cpu, fast_precision, try_all_gpus
+from d2l_utils.device import cpu, fast_precision, keep_memory, try_all_gpus
 from d2l_utils.experiment import hardware, versions, write_json
 from d2l_utils.models import VGG, VGG_ARCHS, AlexNet
 from d2l_utils.trainer import Trainer
@@ -46,9 +46,11 @@ NETWORKS = {
 }
 
 
-def low_resolution() -> VGG:
-    """Return the network that exercise 4 ends with; its images are 28 x 28."""
-    return VGG(((2, 32), (2, 64), (2, 128)), LR, head="gap", batch_norm=True)
+# Those of exercise 4: the one that it ends with, and the one that passes the section's soonest.
+SMALL_NETWORKS = {
+    "low resolution": lambda: VGG(((2, 32), (2, 64), (2, 128)), LR, head="gap", batch_norm=True),
+    "fast": lambda: VGG(((1, 16), (2, 32), (2, 64)), LR, head="gap", batch_norm=True),
+}
 
 
 @dataclass(frozen=True)
@@ -170,9 +172,9 @@ def network_times(device: torch.device, plan: Plan) -> list[dict]:
             for batch in batches:
                 row = {"network": name, "side": plan.side, "precision": precision, "batch": batch}
                 rows += _passes(row, trainer)
-        row = {"network": "low resolution", "side": 28, "precision": precision}
-        row["batch"] = plan.train_batch
-        rows += _passes(row, _trainer(low_resolution, 28, device, precision))
+        for name, make in SMALL_NETWORKS.items():
+            row = {"network": name, "side": 28, "precision": precision, "batch": plan.train_batch}
+            rows += _passes(row, _trainer(make, 28, device, precision))
     return _in_turn(rows, plan)
 
 
@@ -373,17 +375,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the devices of this machine and write a record of each."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
+    wanted = "cpu" if options.keep_memory else options.device
     devices = dict.fromkeys([cpu(), *try_all_gpus()[:1]])
-    devices = [d for d in devices if options.device in (None, d.type)]
+    devices = [d for d in devices if wanted in (None, d.type)]
     if not devices:
         print(f"there is no device {options.device!r} here", file=sys.stderr)
+        return 2
+    if options.keep_memory and not keep_memory():
+        print("this system's C library cannot be told to keep memory", file=sys.stderr)
         return 2
     for device in devices:
         load = hardware(device)["load_average"]
         if load is not None and load > 0.5:
             print(f"the machine is busy (load {load}): its times will be long", file=sys.stderr)
         record = measure(device, QUICK if options.quick else Plan())
-        path = options.results / f"{_file_name(record['hardware'], device)}.json"
+        record["memory_kept"] = options.keep_memory
+        kept = "-memory-kept" if options.keep_memory else ""
+        path = options.results / f"{_file_name(record['hardware'], device)}{kept}.json"
         write_json(path, record)
         print(path)
     return 0
@@ -401,7 +409,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m d2l_utils.timing",
         description="Time the networks on this machine, which should have no other work.",
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="only this one")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--device", choices=("cpu", "cuda"), help="only this one")
+    keep = "only the CPU, and with memory that is kept from step to step"
+    one.add_argument("--keep-memory", action="store_true", help=keep)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="small images, once: a rehearsal")
     parser.add_argument("--results", type=Path, default=Path("book/results/speed"))

@@ -1,5 +1,10 @@
 """Devices and precision, on this machine and on machines that it is told to be."""
 
+import ctypes
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -57,3 +62,38 @@ def test_a_cpu_is_fast_in_bfloat16_if_it_has_the_instructions(
 def test_a_gpu_is_fast_in_bfloat16_from_ampere_on(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert d2l.fast_precision(d2l.gpu()) == precision
+
+
+PAGES_OF_A_STEP = """
+import resource, torch, d2l_utils as d2l
+
+def new_pages():
+    "Returns how often the system had to hand out a page for one tensor of 64 MiB."
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+new_pages()
+print(new_pages())
+print(int(d2l.keep_memory()))
+new_pages()
+print(new_pages())
+"""
+
+
+def test_memory_that_is_kept_is_not_asked_for_again():
+    done = subprocess.run([sys.executable, "-c", PAGES_OF_A_STEP], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    before, kept, after = map(int, done.stdout.split())
+    assert kept == (platform.libc_ver()[0] == "glibc")
+    assert before >= 32  # of 2 MiB each, where the system hands out large ones
+    assert after < before / 4 or not kept
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_other_systems_keep_no_memory(monkeypatch, error):
+    def without_mallopt(name):
+        raise error
+
+    monkeypatch.setattr(ctypes, "CDLL", without_mallopt)
+    assert d2l.keep_memory() is False

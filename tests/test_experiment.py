@@ -50,6 +50,14 @@ def read_once(monkeypatch):
 LOAD = functools.cache(data_module._load)
 
 
+@pytest.fixture(autouse=True)
+def kept(monkeypatch):
+    """Counts how often memory is to be kept; the process of the tests goes on as it is."""
+    calls = []
+    monkeypatch.setattr(experiment, "keep_memory", lambda: calls.append(0))
+    return calls
+
+
 @pytest.fixture
 def write(tmp_path):
     """Writes a grid and gives its path."""
@@ -426,14 +434,16 @@ def test_a_run_learns_and_is_validated_on_the_test_set(write):
     assert score == pytest.approx(record["final"], rel=1e-6)
 
 
-def test_a_second_call_does_nothing(write, capsys, monkeypatch):
+def test_a_second_call_does_nothing(write, capsys, monkeypatch, kept):
     path = write()
     assert main([str(path)]) == 0
+    assert len(kept) == 1
     before = run_of(path).record.stat().st_mtime_ns, run_of(path).record.read_bytes()
     monkeypatch.setattr(Run, "execute", lambda *_: pytest.fail("something is trained"))
     capsys.readouterr()
     assert main([str(path)]) == 0
     assert capsys.readouterr().out == "1 of 1 runs are recorded\n"
+    assert len(kept) == 1
     assert before == (run_of(path).record.stat().st_mtime_ns, run_of(path).record.read_bytes())
 
 

@@ -38,7 +38,7 @@ def run(code, *options):
 INTERFACE = """
     HyperParameters add_to_class Module DataModule Classifier Trainer FashionMNIST ProgressBoard
     init_cnn cpu gpu num_gpus try_gpu try_all_gpus show_images set_figsize use_svg_display
-    vgg_block VGG VGG_ARCHS AlexNet LayerCost layer_costs saved_tensors fast_precision
+    vgg_block VGG VGG_ARCHS AlexNet LayerCost layer_costs saved_tensors fast_precision keep_memory
 """.split()
 
 

@@ -101,6 +101,8 @@ def test_networks_are_measured_in_each_pass_precision_and_batch(monkeypatch):
         ("narrow VGG-11", "bfloat16", 1),
         ("low resolution", "float32", 2),
         ("low resolution", "bfloat16", 2),
+        ("fast", "float32", 2),
+        ("fast", "bfloat16", 2),
     }
     assert {r["pass"] for r in rows} == {"forward", "step", "SGD"}
     assert len(rows) == 3 * len(measured)
@@ -239,8 +241,26 @@ def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads,
     record = json.loads(file.read_text())
     assert record["hardware"]["threads"] == 1
     assert record["plan"]["rounds"] == 1
+    assert record["memory_kept"] is False
     parts = ("peak_memory", "rates", "network_times", "layer_times", "head_times")
     assert [key for key in record if key in parts] == list(parts)
+
+
+def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(timing, "measure", lambda device, plan: {"hardware": timing.hardware(CPU)})
+    monkeypatch.setattr(timing, "try_all_gpus", lambda: [torch.device("cuda")])
+    monkeypatch.setattr(timing, "keep_memory", lambda: True)
+    arguments = ["--keep-memory", "--threads", "1", "--results", str(tmp_path)]
+    assert timing.main(arguments) == 0
+    (file,) = tmp_path.iterdir()
+    assert file.name.startswith("cpu-") and file.name.endswith("-memory-kept.json")
+    assert json.loads(file.read_text())["memory_kept"] is True
+
+    monkeypatch.setattr(timing, "keep_memory", lambda: False)
+    file.unlink()
+    assert timing.main(arguments) == 2
+    assert "C library cannot be told to keep memory" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stopped_run_leaves_no_record(tmp_path, monkeypatch):
