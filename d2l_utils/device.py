@@ -71,14 +71,14 @@ def fast_precision(device: torch.device) -> str:
 def keep_memory() -> bool:
     """Have this process keep what it frees, instead of giving it back to the system.
 
-    Large outputs of layers are new at each training step. The C library of Linux, glibc, gives
-    them back as soon as they are freed, and gets them again page by page, each cleared first; at
-    224 x 224 on a CPU that can take half of a step. The process then holds what it held at its
-    peak until it ends, so this is for programs that train, and for no library to do unasked. GPUs'
+    Large tensors are new at each training step. The C library of Linux, glibc, gives their memory
+    back as soon as they are freed, and gets it again page by page, each cleared first; at 224 x 224
+    on a CPU that can take half of a step. The process then holds at least what it held at its peak
+    until it ends, so this is for programs that train, and for no library to do unasked. GPUs'
     memory is kept by PyTorch itself. Source: mallopt(3).
 
     Returns:
-        Whether it does so; no other C library is told.
+        Whether glibc accepted it; no other C library is told.
 
     >>> keep_memory() in (True, False)
     True

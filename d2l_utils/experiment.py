@@ -418,7 +418,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         missing = [] if options.list else [run for run in runs if not run.record.exists()]
         if missing:
             FashionMNIST()  # if it is not to be had, it is said once, and not for each run
-            keep_memory()  # on a CPU a run at 224 x 224 takes half the time
+            keep_memory()  # a step at 224 x 224 can take half the time on a CPU
         _execute(missing, options.precision)
     except KeyboardInterrupt:
         print("stopped; the same command goes on after the last whole epoch")
