@@ -447,13 +447,13 @@ def test_a_second_call_does_nothing(write, capsys, monkeypatch, kept):
     assert before == (run_of(path).record.stat().st_mtime_ns, run_of(path).record.read_bytes())
 
 
-def test_list_says_what_is_missing_and_trains_nothing(write, tmp_path, capsys):
+def test_list_says_what_is_missing_and_trains_nothing(write, tmp_path, capsys, kept):
     path = write("[variants.a]\n[variants.b]\nseeds = [0, 1]\n")
     assert main([str(path), "--list"]) == 1
     missing = ["a seed 0", "b seed 0", "b seed 1"]
     expected = ["0 of 3 runs are recorded", *(f"  missing: tiny/{run}" for run in missing)]
     assert capsys.readouterr().out.splitlines() == expected
-    assert files_below(tmp_path) == ["tiny.toml"]
+    assert files_below(tmp_path) == ["tiny.toml"] and not kept
     assert main([str(path), "--variant", "a"]) == 0
     capsys.readouterr()
     assert main([str(path), "--list"]) == 1

@@ -262,6 +262,11 @@ def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch,
     assert "C library cannot be told to keep memory" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
+    with pytest.raises(SystemExit) as error:  # a GPU's memory is kept by PyTorch anyway
+        timing.main([*arguments, "--device", "cuda"])
+    assert error.value.code == 2
+    assert "--device: not allowed with argument --keep-memory" in capsys.readouterr().err
+
 
 def test_a_stopped_run_leaves_no_record(tmp_path, monkeypatch):
     def stopped(device, plan):
