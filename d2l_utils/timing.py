@@ -5,8 +5,9 @@
     python -m d2l_utils.timing --quick --results rehearsal  # one minute, small images
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`, or
-`<device>-memory-kept.json` where it was, written whole or not at all. All that is to be compared is measured in turn, round by round, and a
-record keeps one time a round, so that time `i` of one row was taken next to time `i` of another.
+`<device>-memory-kept.json` where memory was kept, written whole or not at all. All that is to be
+compared is measured in turn, round by round, and a record keeps one time a round, so that time `i`
+of one row was taken next to time `i` of another.
 It needs torch and numpy only; the int8 head is left out where torchao is not installed.
 """
 
