@@ -69,10 +69,10 @@ def layers(ax, rows):
 
 
 def memory_and_speed(ax):
-    """What autograd keeps of one image for the backward pass."""
+    """What autograd keeps of one image, with one channel, for the backward pass."""
     rows = {}
     for name, net in NETWORKS.items():
-        rows[name] = (sum(t.bytes for t in d2l.saved_tensors(net, SHAPE)), 0)
+        rows[name] = (sum(t.bytes for t in d2l.saved_tensors(net, (1, *SHAPE[1:]))), 0)
     bars(ax, rows, 2**20, lambda mib: f"{mib:.0f} MiB")
     key(ax, kept_for_the_backward_pass=BLUE)
 
