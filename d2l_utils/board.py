@@ -108,6 +108,10 @@ class ProgressBoard:
         self.display = display
         self.clear()
 
+    def __getstate__(self):
+        # A copy gets a figure of its own once it draws; a copied one would be shown by itself.
+        return {**self.__dict__, "fig": None, "axes": None, "_place": None}
+
     def clear(self) -> None:
         """Forget all points."""
         self._raw: dict[str, list[tuple]] = {}

@@ -8,6 +8,7 @@ import copy
 import logging
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import nn
@@ -25,7 +26,8 @@ def global_average_pooling(model: nn.Module) -> nn.Module:
     to be trained.
 
     Raises:
-        ValueError: if the model has no head or no convolution, or its weights do not exist yet.
+        ValueError: if the model has no head or no convolution, its weights do not exist yet, or
+            its features do not take images of 224 x 224.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
@@ -36,13 +38,29 @@ def global_average_pooling(model: nn.Module) -> nn.Module:
      Linear(in_features=8, out_features=10, bias=True)]
     """
     features, head = _split(model)
-    channels = [m for m in nn.Sequential(*features).modules() if isinstance(m, nn.Conv2d)]
-    if not channels:
+    convs = [m for m in nn.Sequential(*features).modules() if isinstance(m, nn.Conv2d)]
+    if not convs:
         raise ValueError(f"this {type(model).__name__} has no convolution before its head")
+    channels = _output_shape(nn.Sequential(*features), (convs[0].in_channels, 224, 224))[1]
     old = _linears(head)[-1]
     place = {"device": old.weight.device, "dtype": old.weight.dtype}
-    classifier = nn.Linear(channels[-1].out_channels, old.out_features, **place)
+    classifier = nn.Linear(channels, old.out_features, **place)
     return _with_net(model, [*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), classifier])
+
+
+# What of a head does the same to a map of vectors as to one vector.
+_POINTWISE = (
+    nn.Linear,
+    nn.Dropout,
+    nn.Identity,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Sigmoid,
+    nn.Tanh,
+)
 
 
 def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
@@ -56,8 +74,9 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
         input_shape: `(channels, h, w)` of the images that the model was made for.
 
     Raises:
-        ValueError: if the model has no head, its weights do not exist yet, or its head does not
-            fit images of this shape.
+        ValueError: if the model has no head, its weights do not exist yet or are no plain finite
+            numbers, its head does not fit images of this shape, or holds other layers than linear
+            ones, dropout and activations that change each number by itself.
 
     Source: Simonyan and Zisserman, 2014, section 3.2; Long et al., 2014, arXiv 1411.4038.
 
@@ -68,9 +87,14 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     True
     """
     features, head = _split(model)
-    _check_takes(model, input_shape)
-    meta = on_meta(nn.Sequential(*features)).float().eval()
-    channels, height, width = meta(torch.empty(1, *input_shape, device="meta")).shape[1:]
+    _check_weights(head)
+    if unknown := [layer for layer in head[1:] if not isinstance(layer, _POINTWISE)]:
+        allowed = ", ".join(kind.__name__ for kind in _POINTWISE)
+        raise ValueError(
+            f"{unknown[0]} may give other logits in a convolutional head; allowed are {allowed}"
+        )
+    _output_shape(model, input_shape)  # the head fits
+    channels, height, width = _output_shape(nn.Sequential(*features), input_shape)[1:]
     layers, kernel_size = [], (height, width)
     for layer in head[1:]:
         if isinstance(layer, nn.Linear):
@@ -79,15 +103,19 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
             channels, kernel_size = layer.out_features, (1, 1)
         else:
             layers.append(layer)
-    conv = _with_net(model, [*features, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()])
-    _check_takes(conv, input_shape)  # it does not, if a layer of the head takes vectors alone
-    return conv
+    return _with_net(model, [*features, *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()])
 
 
-def _check_takes(model, input_shape):
+def _output_shape(model, input_shape) -> torch.Size:
+    """Return the shape of what the model gives for one image, found on the meta device."""
+    if not isinstance(input_shape, Sequence) or not all(isinstance(n, int) for n in input_shape):
+        raise ValueError(
+            f"input_shape is {input_shape!r}; it must be (channels, h, w), whole numbers"
+        )
     try:
         with torch.no_grad():
-            on_meta(model).float().eval()(torch.empty(1, *input_shape, device="meta"))
+            X = torch.empty(1, *input_shape, device="meta")
+            return on_meta(model).float().eval()(X).shape
     except (RuntimeError, ValueError) as error:
         shape = tuple(input_shape)
         raise ValueError(f"the model cannot take images of {shape}: {error}") from error
@@ -105,9 +133,9 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
         ranks: one rank for each fully connected layer but the last.
 
     Raises:
-        ValueError: if the model has no hidden fully connected layer, its weights do not exist yet,
-            there are more or fewer ranks than such layers, or a rank is below 1 or above the
-            layer's.
+        ValueError: if the model has no hidden fully connected layer, its weights do not exist yet
+            or are no plain finite numbers, there are more or fewer ranks than such layers, or a
+            rank is below 1 or above the layer's.
         TypeError: if a rank is no whole number.
 
     Source: Girshick, 2015, arXiv 1504.08083, section 3.1.
@@ -122,6 +150,7 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
     )
     """
     features, head = _split(model)
+    _check_weights(head)
     hidden = _linears(head)[:-1]
     if not hidden:
         raise ValueError("the model has no hidden fully connected layer that could be split")
@@ -142,10 +171,12 @@ def _split_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
             f"rank {rank} is not possible for a layer of {layer.in_features} inputs and "
             f"{layer.out_features} outputs; it must be from 1 to {full}"
         )
-    U, S, Vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
+    weight = layer.weight.detach()
+    at_least_float32 = torch.promote_types(weight.dtype, torch.float32)  # half has no SVD
+    U, S, Vh = torch.linalg.svd(weight.to(at_least_float32), full_matrices=False)
     return nn.Sequential(
-        _filled(nn.Linear, S[:rank, None] * Vh[:rank], None),
-        _filled(nn.Linear, U[:, :rank], layer.bias),
+        _filled(nn.Linear, (S[:rank, None] * Vh[:rank]).to(weight.dtype), None),
+        _filled(nn.Linear, U[:, :rank].to(weight.dtype), layer.bias),
     )
 
 
@@ -171,7 +202,7 @@ class _Mask(nn.Module):
 def _without_mask(layer):
     """Return a pruned layer as a plain one, whose zeros are weights like others."""
     # Not by remove_parametrizations: on a copy it breaks the layer that the copy was made of.
-    if not parametrize.is_parametrized(layer):
+    if not isinstance(layer, nn.Linear) or isinstance(layer.weight, nn.Parameter):
         return layer
     return _filled(nn.Linear, layer.weight.detach(), layer.bias)
 
@@ -185,11 +216,12 @@ def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
 
     Args:
         model: the model.
-        keep: the share of weights that each layer keeps, above 0 and up to 1.
+        keep: the share of weights that each layer keeps, above 0 and up to 1; where it gives no
+            whole number of weights, one more is kept.
 
     Raises:
-        ValueError: if the model has no head, its weights do not exist yet, or `keep` is outside
-            its range.
+        ValueError: if the model has no head, its weights do not exist yet or are no plain finite
+            numbers, or `keep` is outside its range.
         TypeError: if `keep` is no number.
 
     Source: Han et al., 2015, arXiv 1506.02626.
@@ -205,10 +237,12 @@ def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
     if not 0 < keep <= 1:
         raise ValueError(f"keep is {keep}; it must be above 0 and at most 1")
     features, head = _split(model)
+    _check_weights(head)
+    share = Fraction(str(keep))  # as it is written: the float 0.07 is a little more
     pruned = _with_net(model, [*features, *map(_without_mask, head)])
     for layer in _linears(_split(pruned)[1]):
         magnitudes = layer.weight.detach().abs().flatten()
-        kept = magnitudes.topk(math.ceil(keep * magnitudes.numel())).indices
+        kept = magnitudes.topk(math.ceil(share * magnitudes.numel())).indices
         mask = torch.zeros_like(magnitudes, dtype=torch.bool).index_fill_(0, kept, True)
         parametrize.register_parametrization(layer, "weight", _Mask(mask.view_as(layer.weight)))
     return pruned
@@ -221,7 +255,8 @@ def int8(model: nn.Module) -> nn.Module:
     inputs one that is found as it comes. It needs torchao.
 
     Raises:
-        ValueError: if the model has no head, or its weights do not exist yet.
+        ValueError: if the model has no head, or its weights do not exist yet or are no plain
+            finite numbers.
         ImportError: if there is no torchao.
 
     >>> from d2l_utils.models import VGG
@@ -232,6 +267,7 @@ def int8(model: nn.Module) -> nn.Module:
     """
     torchao = _torchao()
     features, head = _split(model)
+    _check_weights(head)
     quantised = _with_net(model, [*features, *map(_without_mask, head)]).eval()
     torchao.quantize_(quantised, torchao.Int8DynamicActivationInt8WeightConfig())
     for layer in quantised.modules():
@@ -267,12 +303,26 @@ def _split(model) -> tuple[list[nn.Module], list[nn.Module]]:
 
 
 def _flat(layers) -> list[nn.Module]:
-    """Return the layers, those that SVD has split one after the other."""
-    return [m for layer in layers for m in (layer if isinstance(layer, nn.Sequential) else [layer])]
+    """Return the layers, those inside an `nn.Sequential` one after the other."""
+    flat = []
+    for layer in layers:
+        flat += _flat(layer) if isinstance(layer, nn.Sequential) else [layer]
+    return flat
 
 
 def _linears(layers) -> list[nn.Linear]:
     return [layer for layer in layers if isinstance(layer, nn.Linear)]
+
+
+def _check_weights(layers):
+    for layer in _linears(layers):
+        if (kind := type(layer.weight)) not in (torch.Tensor, nn.Parameter):
+            raise ValueError(
+                f"{layer} holds its weights as {kind.__name__}; they must be plain numbers, "
+                "so int8 comes after all other ways"
+            )
+        if not layer.weight.is_meta and not bool(layer.weight.isfinite().all()):
+            raise ValueError(f"{layer} has weights that are nan or infinite; they must be finite")
 
 
 def _with_net(model, layers):
@@ -280,4 +330,6 @@ def _with_net(model, layers):
     shell = copy.copy(model)
     shell._modules = {**model._modules, "net": nn.Sequential(*layers)}
     shell.net.training = model.net.training
+    if "net" in getattr(model, "hparams", {}):  # the old one, which came as an argument
+        shell.hparams = {**model.hparams, "net": shell.net}
     return copy.deepcopy(shell)

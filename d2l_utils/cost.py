@@ -70,7 +70,7 @@ def layer_costs(net: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]:
 
     Raises:
         ValueError: if the shape is not one of these, the image too small, or the net holds weights
-            that this cannot count.
+            that this cannot count or copy.
 
     >>> net = nn.Sequential(nn.LazyConv2d(64, 3, padding=1), nn.ReLU(), nn.Flatten(),
     ...                     nn.LazyLinear(10))
@@ -151,25 +151,40 @@ def on_meta(net: nn.Module) -> nn.Module:
 
     Lazy layers stay lazy, and layers that share weights go on sharing them.
 
+    Raises:
+        ValueError: if the network cannot be copied so.
+
     >>> on_meta(nn.Linear(4096, 4096)).weight.device
     device(type='meta')
     """
     memo = {}
     for tensor in (*net.parameters(), *net.buffers()):
         memo[id(tensor)] = _meta_twin(tensor)
-    return copy.deepcopy(net, memo)
+    try:
+        return copy.deepcopy(net, memo)
+    except RuntimeError as error:
+        raise ValueError(
+            "the network cannot be copied, for it holds tensors computed from its weights, as "
+            "torch.nn.utils.prune leaves them; prune.remove makes them weights again"
+        ) from error
 
 
 def _meta_twin(tensor):
     if nn.parameter.is_lazy(tensor):
         return type(tensor)(device="meta", dtype=tensor.dtype)
-    twin = torch.empty_like(tensor, device="meta")
+    try:
+        twin = torch.empty_like(tensor, device="meta")
+    except NotImplementedError as error:
+        raise ValueError(
+            f"the network holds weights of the type {type(tensor).__name__}, which are not counted "
+            "here; plain tensors are: give the network as it was before it was quantised"
+        ) from error
     is_parameter = isinstance(tensor, nn.Parameter)
     return nn.Parameter(twin, tensor.requires_grad) if is_parameter else twin
 
 
 def _meta_input(input_shape):
-    shape = tuple(input_shape)
+    shape = tuple(input_shape) if isinstance(input_shape, Sequence) else ()
     if len(shape) not in (3, 4) or not all(isinstance(n, int) and n >= 1 for n in shape):
         raise ValueError(
             f"input_shape is {input_shape!r}; it must be (channels, h, w) or (n, channels, h, w), "

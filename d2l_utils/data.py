@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -198,6 +198,7 @@ class FashionMNIST(DataModule):
         _check_int("train_size", 1 if train_size is None else train_size, 1, 60_000 - holdout)
         _check_resize(resize)
         _check_augment(augment)
+        _check_int("seed", 0 if seed is None else seed, -(2**63), 2**64 - 1)  # as torch takes them
         self.save_hyperparameters()
         self.resize = tuple(resize)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
@@ -305,7 +306,8 @@ def _check_resize(resize):
 
 
 def _check_augment(augment):
-    if isinstance(augment, str) or any(name not in AUGMENTATIONS for name in augment):
+    good = isinstance(augment, Collection) and not isinstance(augment, str)
+    if not good or any(name not in AUGMENTATIONS for name in augment):
         raise ValueError(f"augment is {augment!r}; it must be a list of any of {AUGMENTATIONS}")
 
 

@@ -17,13 +17,11 @@ import dataclasses
 import datetime
 import json
 import os
-import pickle
 import platform
 import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -36,7 +34,7 @@ from d2l_utils.data import FashionMNIST
 from d2l_utils.device import keep_memory
 from d2l_utils.grid import Config, Grid, load_grid, transformed
 from d2l_utils.models import VGG
-from d2l_utils.trainer import Trainer
+from d2l_utils.trainer import Trainer, read_saved, whole_or_not_at_all
 
 __all__ = ["Config", "Grid", "Run", "load_grid", "load_records", "replay"]
 
@@ -189,8 +187,8 @@ class Run:
         model, c = make_model(self.config), self.config
         model.eval()(torch.zeros(1, 1, c.resolution, c.resolution))
         try:
-            model.load_state_dict(torch.load(self.weights, map_location="cpu", weights_only=True))
-        except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            model.load_state_dict(read_saved(self.weights))
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self.weights} is damaged, or of another network than {self.variant}; delete it "
                 f"and {self.record} to train again"
@@ -245,15 +243,18 @@ class Run:
         """Return the record, or None if there is none.
 
         Raises:
-            ValueError: if it is damaged, or was made with other settings than the grid has now.
+            ValueError: if it is damaged or cannot be read, or was made with other settings than the
+                grid has now.
         """
         if not self.record.exists():
             return None
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
-            # A setting that is younger than the record had its default then.
-            was = _settings_of(Config(**record["config"]))
-        except (KeyError, TypeError, ValueError) as error:
+            was = _settings_then(record["config"])
+            float(record["final"]["val_acc"])  # which the list shows
+        except OSError as error:
+            raise ValueError(f"{self.record} cannot be read: {error}") from error
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{self.record} is damaged; delete it to train again") from error
         if other := _differences(was, _settings_of(self.config)):
             message = f"{self.record} was made with other settings: {other}"
@@ -264,7 +265,11 @@ class Run:
         """Refuse a checkpoint of other settings; the trainer itself does not know them all."""
         now = _settings_of(self.config)
         if self.checkpoint.exists() and self._settings.exists():
-            was = json.loads(self._settings.read_text(encoding="utf-8"))
+            try:
+                was = _settings_then(json.loads(self._settings.read_text(encoding="utf-8")))
+            except (RecursionError, TypeError, ValueError) as error:
+                message = f"{self._settings} is damaged; delete it and {self.checkpoint}"
+                raise ValueError(f"{message} to train from the first epoch on") from error
             if other := _differences(was, now):
                 message = f"{self.checkpoint} was made with other settings: {other}"
                 raise ValueError(f"{message}; delete it to train from the first epoch on")
@@ -314,7 +319,9 @@ def load_records(folder: str | os.PathLike) -> list[dict]:
     Raises:
         FileNotFoundError: if there is none.
     """
-    files = sorted(Path(folder).glob("*-seed*.json"))
+    # A folder that is shared with checkpoints has their settings, too.
+    there = Path(folder).glob("*-seed*.json")
+    files = sorted(file for file in there if not file.name.endswith(".settings.json"))
     if not files:
         raise FileNotFoundError(f"there are no records in {folder}")
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
@@ -327,21 +334,14 @@ def write_json(path: Path, content) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-@contextmanager
-def whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write to, which becomes `path` once all has gone well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 def _settings_of(config: Config) -> dict:
     """Return the settings as JSON keeps them: with lists and no tuples."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _settings_then(kept: dict) -> dict:
+    """Return settings of earlier; one that did not exist yet had its default."""
+    return _settings_of(Config(**kept))
 
 
 def _differences(was: dict, now: dict) -> str:

@@ -97,6 +97,8 @@ def load_grid(path: str | os.PathLike) -> Grid:
         found = re.search(r"at line (\d+)", str(error))  # else it is the end of the file
         line = found[1] if found else text.count("\n") + 1
         raise ValueError(f"{path}:{line}: {error}") from error
+    except (RecursionError, ValueError) as error:  # lists in lists, or digits, without end
+        raise ValueError(f"{path}:{_line_of_limit(text)}: {error}") from error
     try:
         return _check_grid(path.stem, raw)
     except _WrongEntry as error:
@@ -356,6 +358,19 @@ def _line_of(text: str, entry: tuple[str, ...]) -> int:
             break
         begin = end + 1
     return begin if entry else 1
+
+
+def _line_of_limit(text: str) -> int:
+    """Return the line, counted from 1, at which TOML becomes more than Python can take."""
+    lines = text.split("\n")
+    for end in range(1, len(lines)):
+        try:
+            tomllib.loads("\n".join(lines[:end]))
+        except tomllib.TOMLDecodeError:
+            continue  # in the midst of an entry of several lines
+        except (RecursionError, ValueError):
+            return end
+    return len(lines)
 
 
 def _holds(table, entry) -> bool:

@@ -1,6 +1,7 @@
 """The base classes of models: saved hyperparameters, `Module` and `Classifier`."""
 
 import inspect
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -37,8 +38,8 @@ class HyperParameters:
     def save_hyperparameters(self, ignore=()):
         """Save the caller's arguments as attributes and in `self.hparams`.
 
-        Left out are `self`, names in `ignore`, and names that start with `_`. Called first, for it
-        takes other local variables too, as the book's does.
+        Left out are `self`, names in `ignore` (a list, or one name), and names that start with `_`.
+        Called first, for it takes other local variables too, as the book's does.
 
         >>> class Point(HyperParameters):
         ...     def __init__(self, x, y, _secret=0):
@@ -48,7 +49,7 @@ class HyperParameters:
         """
         frame = inspect.currentframe().f_back
         _, _, _, local_vars = inspect.getargvalues(frame)
-        left_out = {"self", *ignore}
+        left_out = {"self", *([ignore] if isinstance(ignore, str) else ignore)}
         self.hparams = {
             name: value
             for name, value in local_vars.items()
@@ -102,9 +103,13 @@ class Module(nn.Module, HyperParameters):
     """The base class of models; a subclass sets `self.net` and, for plain SGD, `self.lr`.
 
     Args:
-        plot_train_per_epoch: points an epoch that a training curve gets.
+        plot_train_per_epoch: points an epoch that a training curve gets; below 1, one point for
+            several epochs.
         plot_valid_per_epoch: kept for the book's interface; a validation curve gets its mean over
             the whole set, one point an epoch.
+
+    Raises:
+        ValueError: if `plot_train_per_epoch` is not above 0.
 
     >>> class Line(Module):
     ...     def __init__(self, lr):
@@ -117,6 +122,8 @@ class Module(nn.Module, HyperParameters):
 
     def __init__(self, plot_train_per_epoch: int = 2, plot_valid_per_epoch: int = 1):
         super().__init__()
+        if not plot_train_per_epoch > 0:
+            raise ValueError(f"plot_train_per_epoch is {plot_train_per_epoch}; it must be above 0")
         self.save_hyperparameters()
         self.board = ProgressBoard(xlabel="epoch")
         self.trainer = None
@@ -160,16 +167,22 @@ class Module(nn.Module, HyperParameters):
         `val_<key>` of its history; the board draws it.
 
         Raises:
-            TypeError: if the model is not being trained.
+            TypeError: if the model is not being trained, or the value is not one number.
         """
         if self.trainer is None:
             raise TypeError("plot needs a trainer; call it from a step that Trainer.fit runs")
+        values = torch.as_tensor(value)
+        if values.numel() != 1:
+            raise TypeError(
+                f"{key} has the shape {tuple(values.shape)}; it must be one number, "
+                "such as the mean over the batch"
+            )
         self.trainer.report(key, value, train)
         if train:
             trainer = self.trainer
             x = trainer.train_batch_idx / trainer.num_train_batches
-            every_n = max(1, trainer.num_train_batches // self.plot_train_per_epoch)
-            self.board.draw(x, value, f"train_{key}", every_n)
+            every_n = int(trainer.num_train_batches / self.plot_train_per_epoch)
+            self.board.draw(x, value, f"train_{key}", max(1, every_n))
 
     def training_step(self, batch):
         """Return the loss of one batch: `batch[:-1]` are the inputs, `batch[-1]` the labels."""
@@ -240,11 +253,20 @@ class Classifier(Module):
             Y: labels, as many as there are rows of logits.
             averaged: whether to return the mean.
 
+        Raises:
+            ValueError: if there are more or fewer labels than rows of logits.
+
         >>> Classifier().accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
         tensor(0.5000)
         """
         predictions = Y_hat.reshape(-1, Y_hat.shape[-1]).argmax(dim=1)
-        right = (predictions == Y.reshape(-1)).float()
+        labels = Y.reshape(-1)
+        if len(labels) != len(predictions):
+            raise ValueError(
+                f"there are {len(labels)} labels for {len(predictions)} rows of logits; "
+                "there must be one a row"
+            )
+        right = (predictions == labels).float()
         return right.mean() if averaged else right
 
     def loss(self, Y_hat, Y, averaged: bool = True):
@@ -268,15 +290,18 @@ class Classifier(Module):
     def layer_summary(self, X_shape: tuple[int, ...]) -> None:
         """Print the output shape of each child of `self.net` for an input of shape `X_shape`.
 
-        It runs on the model's device, in evaluation mode and without gradients.
+        It runs on the model's device, in its precision, in evaluation mode and without gradients.
 
         Raises:
             TypeError: if there is no `self.net`.
-            ValueError: if images of this shape are too small for the network.
+            ValueError: if `X_shape` is no shape, or images of this shape are too small for the
+                network.
         """
+        if not isinstance(X_shape, Sequence):
+            raise ValueError(f"X_shape is {X_shape!r}; it must be a shape, like (1, 1, 224, 224)")
         net = _net_of(self)
-        device = next((p.device for p in self.parameters()), None)
-        X = torch.randn(*X_shape, device=device)
+        like = next(iter(self.parameters()), torch.empty(0))
+        X = torch.randn(*X_shape, device=like.device, dtype=like.dtype)
         was_training = self.training
         self.eval()
         try:

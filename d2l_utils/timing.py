@@ -374,7 +374,10 @@ def _batch(trainer, batch_size, side):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure the devices of this machine and write a record of each."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.threads < 1:
+        parser.error(f"argument --threads: it is {options.threads}; it must be at least 1")
     torch.set_num_threads(options.threads)
     wanted = "cpu" if options.keep_memory else options.device
     devices = dict.fromkeys([cpu(), *try_all_gpus()[:1]])

@@ -5,7 +5,8 @@ import math
 import os
 import time
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -65,7 +66,9 @@ class Trainer(HyperParameters):
         checkpoint: str | os.PathLike | None = None,
     ):
         _check(max_epochs, num_gpus, gradient_clip_val, precision, seed)
+        _check_path(checkpoint)
         self.save_hyperparameters()
+        self._precision_asked_for = precision  # a subclass may save other hyperparameters
         self.gpus = _usable_gpus(num_gpus)
         self.device = self.gpus[0] if self.gpus else cpu()
         self.precision = precision or fast_precision(self.device)
@@ -81,15 +84,20 @@ class Trainer(HyperParameters):
 
         Raises:
             FloatingPointError: if a loss is not finite; it names epoch and step.
-            ValueError: if the checkpoint is damaged or of other settings, or there is no batch to
-                train on.
-            TypeError: if model or optimiser cannot be trained, or not be kept in a checkpoint.
+            ValueError: if the checkpoint is damaged, of other settings or of more epochs, or there
+                is no batch to train on.
+            TypeError: if model, optimiser or scheduler cannot be used here, or not be kept in a
+                checkpoint, or the loss is not one number.
+            OSError: if the checkpoint's folder cannot be made, or the checkpoint not be written.
         """
         self.start(model, data)
         try:
             with self._progress_bar() as self._bar:
                 while self.epoch < self.max_epochs:
                     self.fit_epoch()
+                    if len(self.history) <= self.epoch:  # a loop of the reader's own
+                        self._draw({"epoch": self.epoch + 1} | self._means())
+                        self._sums, self._counts = {}, {}
                     self.epoch += 1
                     self._save_checkpoint()
         except KeyboardInterrupt:
@@ -121,6 +129,8 @@ class Trainer(HyperParameters):
         if self.seed is not None:
             torch.manual_seed(self.seed)
         self.prepare_data(data)
+        if self.num_train_batches == 0:
+            raise ValueError("there is no batch to train on; the data needs at least one image")
         self.prepare_model(model)
         if board := getattr(model, "board", None):
             board.clear()
@@ -133,6 +143,7 @@ class Trainer(HyperParameters):
         self._bar = None
         if self.checkpoint is not None:
             self._check_can_be_kept()
+            Path(self.checkpoint).parent.mkdir(parents=True, exist_ok=True)
             self._settings = self._describe()
             self._load_checkpoint()
         self.resumed_epochs = self.epoch
@@ -146,8 +157,6 @@ class Trainer(HyperParameters):
         self.val_dataloader = data.val_dataloader()
         self.num_train_batches = len(self.train_dataloader)
         self.num_val_batches = 0 if self.val_dataloader is None else len(self.val_dataloader)
-        if self.num_train_batches == 0:
-            raise ValueError("there is no batch to train on; the data needs at least one image")
 
     def prepare_model(self, model: nn.Module) -> None:
         """Move the model to the device and give its lazy layers their weights."""
@@ -157,7 +166,7 @@ class Trainer(HyperParameters):
                 "package, with the network as its net"
             )
         model.trainer = self
-        if self.hparams["precision"] is None:
+        if self._precision_asked_for is None:
             is_classifier = isinstance(model, Classifier)
             self.precision = fast_precision(self.device) if is_classifier else "float32"
         self.model = model.to(self.device)
@@ -207,6 +216,7 @@ class Trainer(HyperParameters):
         self._batch_size = len(batch[-1])
         with self._autocast():
             loss = self.model.training_step(self.prepare_batch(batch))
+        _check_loss(loss)
         self._add("train_loss", loss)
         if self.device.type == "cpu":  # a GPU would have to wait here, so it is asked once an epoch
             self._check_finite([loss.detach()], self.train_batch_idx % self.num_train_batches + 1)
@@ -314,14 +324,8 @@ class Trainer(HyperParameters):
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "random": {name: source.get_state() for name, source in self._random().items()},
         }
-        path = Path(self.checkpoint)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.{os.getpid()}.part")
-        try:
+        with whole_or_not_at_all(Path(self.checkpoint)) as part:
             torch.save(state, part)
-            os.replace(part, path)  # whole or not at all
-        finally:
-            part.unlink(missing_ok=True)
 
     def _load_checkpoint(self):
         if not Path(self.checkpoint).exists():
@@ -336,6 +340,11 @@ class Trainer(HyperParameters):
                     f"{both if len(both) < 200 else ''}; "
                     "use the same settings, or another checkpoint file"
                 )
+        if state["epoch"] > self.max_epochs:
+            raise ValueError(
+                f"the checkpoint {self.checkpoint} is of {state['epoch']} epochs, but max_epochs "
+                f"is {self.max_epochs}; give at least as many, or another checkpoint file"
+            )
         self.epoch = state["epoch"]
         self.history = state["history"]
         self.first_losses = state["first_losses"]
@@ -409,22 +418,78 @@ def _optimiser_and_scheduler(configured):
             f"configure_optimizers gave a {type(configured).__name__}; it must give an optimiser, "
             "with step and zero_grad, or an optimiser and a learning-rate scheduler"
         )
+    if isinstance(optim, torch.optim.LBFGS):
+        raise TypeError(
+            "LBFGS needs a closure, which this trainer has not; configure_optimizers must give an "
+            "optimiser that needs none, such as SGD or Adam"
+        )
+    if scheduler is not None:
+        _check_scheduler(scheduler)
     return optim, scheduler
+
+
+def _check_scheduler(scheduler):
+    if not hasattr(scheduler, "step") or hasattr(scheduler, "zero_grad"):
+        raise TypeError(
+            f"configure_optimizers gave a {type(scheduler).__name__} after the optimiser; it must "
+            "be a learning-rate scheduler, with step and no zero_grad"
+        )
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        raise TypeError(
+            "ReduceLROnPlateau needs a metric, and this trainer steps after each batch without "
+            "one; configure_optimizers must give a scheduler that needs none, such as OneCycleLR"
+        )
+
+
+def _check_loss(loss):
+    is_tensor = isinstance(loss, torch.Tensor)
+    if not (is_tensor and loss.dim() == 0):
+        given = f"tensor of shape {tuple(loss.shape)}" if is_tensor else type(loss).__name__
+        raise TypeError(
+            f"training_step gave a {given}; it must give the loss, a tensor that is one number"
+        )
+
+
+def read_saved(path: str | os.PathLike):
+    """Return what `torch.save` wrote to a file.
+
+    Raises:
+        ValueError: if it is damaged, or was not written so.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # torch.load checks no checksum, and takes what is marked as a folder for empty.
+            folders = [part for part in archive.infolist() if part.external_attr & 16]
+            if folders or archive.testzip():
+                raise ValueError("a part of it is not what was written")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file has many ways to fail
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
 def _read_checkpoint(path) -> dict:
     cause = None
     try:
-        with zipfile.ZipFile(path) as archive:
-            is_whole = archive.testzip() is None  # torch.load does not look at the checksums
-        state = torch.load(path, map_location="cpu", weights_only=True) if is_whole else None
+        state = read_saved(path)
         if isinstance(state, dict) and "settings" in state:
             return state
-    except Exception as error:  # a damaged file has many ways to fail
+    except ValueError as error:
         cause = error
     raise ValueError(
         f"{path} is no checkpoint of this trainer, or a damaged one; delete it to start anew"
     ) from cause
+
+
+@contextmanager
+def whole_or_not_at_all(path: Path) -> Iterator[Path]:
+    """Give a temporary file to write to, which becomes `path` once all has gone well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _plain_settings(part) -> str:
@@ -458,3 +523,14 @@ def _check(max_epochs, num_gpus, gradient_clip_val, precision, seed):
         raise ValueError(f"precision is {precision!r}; it must be one of {list(PRECISIONS)}")
     if seed is not None and not isinstance(seed, int):
         raise TypeError(f"seed is {seed!r}; it must be a whole number, or None")
+    if seed is not None and not -(2**63) <= seed < 2**64:  # what torch.manual_seed takes
+        raise ValueError(f"seed is {seed}; it must be from -2**63 to 2**64 - 1")
+
+
+def _check_path(checkpoint):
+    if checkpoint is None:
+        return
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"checkpoint is {checkpoint!r}; it must be the path of a file, or None")
+    if Path(checkpoint).is_dir():  # as "" is
+        raise ValueError(f"checkpoint is {str(checkpoint)!r}; it must be a file, and no folder")

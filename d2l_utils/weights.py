@@ -2,7 +2,8 @@
 
     python -m d2l_utils.weights book/experiments/low_resolution.toml final 0 winner.safetensors
 
-writes the weights of a run that was trained on this machine. Reading them needs no grid.
+writes the weights of a run that was trained on this machine. Reading them needs no grid. Both need
+safetensors: pip install safetensors brings it.
 """
 
 import argparse
@@ -15,9 +16,10 @@ from pathlib import Path
 import torch
 
 from d2l_utils.cost import on_meta
-from d2l_utils.experiment import Run, default_folders, whole_or_not_at_all
+from d2l_utils.experiment import Run, default_folders
 from d2l_utils.grid import load_grid
 from d2l_utils.models import VGG
+from d2l_utils.trainer import whole_or_not_at_all
 
 __all__ = ["export", "load_card", "load_model"]
 
@@ -41,10 +43,11 @@ def export(run: Run, path: str | os.PathLike) -> None:
 
     Raises:
         FileNotFoundError: if it is not recorded, or its weights are not on this machine.
+        OSError: if the file cannot be written.
         ValueError: if its record or its weights belong to other settings, or it is a transformed
             network.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     if run.config.transform:
         raise ValueError(f"{run.variant} is a transformed network; only plain ones can be kept")
@@ -54,7 +57,7 @@ def export(run: Run, path: str | os.PathLike) -> None:
     weights = {name: w.contiguous() for name, w in run.trained_model().state_dict().items()}
     with whole_or_not_at_all(Path(path)) as part:
         # The format's metadata are texts.
-        save_file(weights, part, {key: json.dumps(record[key]) for key in _CARD})
+        part.write_bytes(save(weights, {key: json.dumps(record[key]) for key in _CARD}))
 
 
 def load_card(path: str | os.PathLike) -> dict:

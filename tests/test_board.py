@@ -1,7 +1,9 @@
 """The curves and the rows of images, and what a notebook stores of them."""
 
 import asyncio
+import copy
 import os
+import pickle
 
 import matplotlib
 import nbformat
@@ -99,6 +101,17 @@ def test_scales_size_and_given_axes():
     board.draw(1, 1, "line")
     assert board.figure() is own_figure
     assert len(own_axes.lines) == 1
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda board: pickle.loads(pickle.dumps(board))])
+def test_a_copy_opens_no_figure_of_its_own(copied):
+    board = d2l.ProgressBoard()
+    board.draw(1, 2, "line")
+    figure, open_figures = board.figure(), plt.get_fignums()
+    twin = copied(board)
+    assert plt.get_fignums() == open_figures
+    assert twin.points("line") == [(1, 2)]
+    assert twin.figure() is not figure and board.figure() is figure
 
 
 def test_a_curve_without_a_full_chunk_draws_nothing_and_warns_of_nothing():

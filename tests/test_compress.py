@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrize, prune
 
 import d2l_utils as d2l
 from d2l_utils import compress
@@ -182,21 +182,40 @@ def test_a_convolutional_head_saves_nothing(name):
     assert (count(conv), macs(conv, name)) == (count(model), macs(model, name))
 
 
+KEPT = {  # of 128 x 48 (AlexNet: 1024 x 48), 48 x 40 and 40 x 10 weights
+    0.04: (246, 77, 16),
+    0.1: (615, 192, 40),
+    0.5: (3072, 960, 200),
+    1: (6144, 1920, 400),
+    1e-9: (1, 1, 1),
+}
+KEPT_OF_ALEXNET = {0.04: 1967, 0.1: 4916, 0.5: 24576, 1: 49152, 1e-9: 1}  # in its first layer
+
+
 @names
-@pytest.mark.parametrize("keep", [0.04, 0.1, 0.5, 1, 1e-9])
+@pytest.mark.parametrize("keep", KEPT)
 @torch.no_grad()
 def test_pruning_keeps_the_largest_of_each_layer(name, keep):
     model = build(name)
     small = compress.magnitude_pruning(model, keep)
-    for old, new in zip(linears(model), linears(small), strict=True):
+    first, *others = KEPT[keep]
+    counts = [KEPT_OF_ALEXNET[keep] if name == "alexnet" else first, *others]
+    for old, new, number in zip(linears(model), linears(small), counts, strict=True):
         kept = new.weight != 0
-        assert int(kept.sum()) == math.ceil(keep * old.weight.numel())
+        assert int(kept.sum()) == number
         assert torch.equal(new.weight[kept], old.weight[kept])
         if not bool(kept.all()):
             assert float(old.weight[kept].abs().min()) >= float(old.weight[~kept].abs().max())
     assert count(small) == count(model)  # a mask saves no memory
     costs = [d2l.layer_costs(net, SHAPES[name]) for net in (model, small)]
     assert costs[0] == costs[1]  # nor a single multiply-accumulate
+
+
+@pytest.mark.parametrize(("keep", "number"), [(0.07, 7), (0.55, 55), (0.071, 8)])
+def test_a_share_is_the_number_that_is_written(keep, number):
+    """The float 0.07 is a little more than 7 in 100; of 100 weights it would keep 8."""
+    small = compress.magnitude_pruning(Mlp(nn.Linear(10, 10)), keep)
+    assert int(linears(small)[0].weight.count_nonzero()) == number
 
 
 @torch.no_grad()
@@ -290,6 +309,57 @@ def test_pruning_what_is_pruned_or_split():
     assert len(shares) == 5 and all(0.1 <= share < 0.15 for share in shares)
 
 
+@pytest.mark.parametrize("way", [compress.int8, lambda m: compress.magnitude_pruning(m, 0.9)])
+def test_what_torch_has_pruned_keeps_its_zeros(way):
+    model = build("vgg")
+    for layer in linears(model):
+        prune.l1_unstructured(layer, "weight", amount=0.5)
+    for old, new in zip(linears(model), linears(way(model)), strict=True):
+        weight = new.weight.dequantize() if way is compress.int8 else new.weight
+        assert not bool(weight[old.weight == 0].any())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_svd_in_the_precision_of_the_model(dtype):
+    model, X = build("vgg").to(dtype), images("vgg").to(dtype)
+    small = compress.truncated_svd(model, [48, 40])
+    assert {p.dtype for p in small.parameters()} == {dtype}
+    atol = 1e-10 if dtype == torch.float64 else 0.05
+    torch.testing.assert_close(small(X), model(X), atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("way", [way for way in ALL if way != "gap"])
+@torch.no_grad()
+def test_a_nested_head_is_as_good_as_a_flat_one(way):
+    model, nested = build("vgg"), build("vgg")
+    first, *rest, last = nested.net[3:]
+    nested.net = nn.Sequential(
+        *nested.net[:3], nn.Sequential(first, nn.Sequential(*rest, nn.Sequential(last)))
+    )
+    X = images("vgg")
+    assert torch.equal(ALL[way](nested, "vgg").eval()(X), ALL[way](model, "vgg").eval()(X))
+
+
+class Concatenation(nn.Module):
+    """Two convolutions side by side, the channels of one after those of the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, X):
+        return torch.cat([self.left(X), self.right(X)], dim=1)
+
+
+def test_pooling_takes_the_channels_that_the_features_give():
+    model = Mlp(nn.Linear(8 * 16 * 16, 10))
+    model.net.insert(0, Concatenation())
+    small = compress.global_average_pooling(model)
+    assert linears(small)[0].in_features == 8
+    assert small(images("vgg")).shape == (4, 10)
+
+
 @torch.no_grad()
 def test_layers_without_bias():
     model, X = build("vgg"), images("vgg")
@@ -327,6 +397,23 @@ def test_a_pruned_network_is_kept_as_its_state_dict():
     twin = compress.magnitude_pruning(build("vgg"), 0.7)
     twin.load_state_dict(small.state_dict())
     assert torch.equal(twin(X), small(X))
+
+
+class Given(d2l.Classifier):
+    """A network that came as an argument."""
+
+    def __init__(self, net, lr=0.1):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_a_network_that_came_as_an_argument_is_not_dragged_along():
+    model = Given(d2l.VGG(((1, 4),), head=(1000,)).net)
+    model(torch.zeros(1, 1, 16, 16))
+    small = compress.global_average_pooling(model)
+    assert small.hparams == {"net": small.net, "lr": 0.1}
+    assert len(pickle.dumps(small)) < 20_000  # the old head has 266,000 weights
+    assert model.hparams["net"] is model.net
 
 
 class Heavy(d2l.DataModule):
@@ -464,8 +551,38 @@ def test_a_shape_that_the_head_does_not_fit_is_refused(shape):
 
 def test_a_head_that_takes_vectors_alone_is_refused():
     model = Mlp(nn.Linear(256, 8), nn.BatchNorm1d(8), nn.Linear(8, 2)).eval()
-    with pytest.raises(ValueError, match="cannot take .*: expected 2D or 3D input"):
+    with pytest.raises(ValueError, match="BatchNorm1d.* may give other logits in a convolution"):
         compress.fc_as_conv(model, (1, 16, 16))
+
+
+def test_a_head_whose_logits_would_be_others_is_refused():
+    model = Mlp(nn.Linear(256, 8), nn.ReLU(), nn.Linear(8, 2), nn.Softmax(dim=-1))
+    message = r"Softmax\(dim=-1\) may give other logits in a .* head; allowed are Linear, Dropout"
+    with pytest.raises(ValueError, match=message):
+        compress.fc_as_conv(model, (1, 16, 16))
+
+
+@pytest.mark.parametrize("shape", [8, (1, 16.0, 16), None])
+def test_what_is_no_shape_is_refused(shape):
+    with pytest.raises(
+        ValueError, match=r"input_shape is .*; it must be \(channels, h, w\), whole"
+    ):
+        compress.fc_as_conv(build("vgg"), shape)
+
+
+@pytest.mark.parametrize("way", [way for way in ALL if way != "gap"])
+def test_weights_that_are_no_plain_numbers_are_refused(way):
+    with pytest.raises(ValueError, match="holds its weights as Int8Tensor; they must be plain num"):
+        ALL[way](compress.int8(build("vgg")), "vgg")
+
+
+@pytest.mark.parametrize("way", [way for way in ALL if way != "gap"])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(way, wrong):
+    model = build("vgg")
+    linears(model)[1].weight.data[3, 4] = wrong
+    with pytest.raises(ValueError, match=r"Linear\(.*\) has weights that are nan or infinite"):
+        ALL[way](model, "vgg")
 
 
 def test_pooling_without_a_convolution_is_refused():

@@ -7,9 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 import d2l_utils as d2l
+from d2l_utils import compress
 from d2l_utils.cost import on_meta
 
 NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
@@ -319,7 +321,9 @@ COUNTERS = [d2l.layer_costs, d2l.saved_tensors]
 
 
 @pytest.mark.parametrize("count", COUNTERS)
-@pytest.mark.parametrize("shape", [(), (3, 32), (1, 1, 1, 1, 1), (3, 0, 32), (3, 32.0, 32), "abc"])
+@pytest.mark.parametrize(
+    "shape", [(), (3, 32), (1, 1, 1, 1, 1), (3, 0, 32), (3, 32.0, 32), "abc", 224]
+)
 def test_shapes_that_are_none(count, shape):
     message = (
         r"input_shape is .*; it must be \(channels, h, w\) or \(n, channels, h, w\), whole num"
@@ -352,3 +356,16 @@ def test_weights_that_are_not_counted(layer, name):
     message = f"layer '1' is a {name}, which is not counted here; Conv2d and Linear are"
     with pytest.raises(ValueError, match=message):
         d2l.layer_costs(nn.Sequential(nn.Flatten(), layer), (1, 8, 8))
+
+
+@pytest.mark.parametrize("count", COUNTERS)
+def test_networks_that_cannot_be_copied_without_their_numbers(count):
+    model = d2l.VGG(((1, 4),), head=(8,)).eval()
+    forward(model, torch.zeros(1, 1, 8, 8))
+    with pytest.raises(ValueError, match="weights of the type Int8Tensor, which are not counted"):
+        count(compress.int8(model), (1, 8, 8))
+    prune.l1_unstructured(model.net[2], "weight", amount=0.5)
+    with pytest.raises(ValueError, match="torch.nn.utils.prune leaves them; prune.remove makes"):
+        count(model, (1, 8, 8))
+    prune.remove(model.net[2], "weight")
+    assert count(model, (1, 8, 8))

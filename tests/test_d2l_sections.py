@@ -167,6 +167,7 @@ def test_linear_regression_from_scratch(own_loop):
         torch.testing.assert_close(model.b, torch.tensor([b]), atol=0.3, rtol=0)
     assert trainer.train_batch_idx == 96
     assert len(model.board.points("train_loss")) == 6
+    assert [x for x, _ in model.board.points("val_loss")] == [1, 2, 3]
 
 
 # --- Fashion-MNIST ----------------------------------------------------------------------------

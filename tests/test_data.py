@@ -274,6 +274,9 @@ def test_unknown_forms_of_resize(resize):
         ),
         ({"augment": ["rotate"]}, r"augment is \['rotate'\]; it must be a list of any of"),
         ({"augment": "flip"}, r"augment is 'flip'; it must be a list of any of \('flip', 'crop'\)"),
+        ({"augment": None}, "augment is None; it must be a list of any of"),
+        ({"seed": 2**64}, "seed is 18446744073709551616; it must be from -9223372036854775808 to"),
+        ({"seed": -(2**63) - 1}, "seed is -9223372036854775809; it must be from"),
     ],
 )
 def test_arguments_out_of_range(arguments, message):
@@ -281,7 +284,7 @@ def test_arguments_out_of_range(arguments, message):
         d2l.FashionMNIST(**arguments)
 
 
-@pytest.mark.parametrize("name", ["batch_size", "num_workers", "holdout", "train_size"])
+@pytest.mark.parametrize("name", ["batch_size", "num_workers", "holdout", "train_size", "seed"])
 @pytest.mark.parametrize("value", [2.5, "8", True])
 def test_arguments_that_are_no_whole_numbers(name, value):
     with pytest.raises(TypeError, match=f"{name} is {value!r}; it must be a whole number"):

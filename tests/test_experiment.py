@@ -271,6 +271,14 @@ WRONG_GRIDS = {
         {"variants": f"[variants.a]\n[variants.a]{MARK}\n"},
         "Cannot declare .* twice",
     ),
+    "nested without end": (
+        {"variants": f"[variants.a]\narch = {'[' * 1500}{']' * 1500}{MARK}\n[variants.b]\n"},
+        "recursion depth",
+    ),
+    "digits without end": (
+        {"variants": f"[variants.a]\nlr = {'1' * 5000}{MARK}\n[variants.b]\n"},
+        "4300 digits",
+    ),
     "no end": (
         {"variants": f"[variants.a]\narch = [ {MARK}"},
         r"Invalid value \(at end of document\)",
@@ -718,12 +726,37 @@ def test_a_checkpoint_of_other_settings_is_refused(write, capsys, monkeypatch, c
     assert main([str(path)]) == 0
 
 
+def test_a_checkpoint_from_before_a_setting_was_there_is_gone_on_from(write, monkeypatch):
+    path = write()
+    with monkeypatch.context() as patch:
+        interrupt(patch, "second epoch")
+        assert main([str(path)]) == 130
+    settings = json.loads(run_of(path)._settings.read_text())
+    del settings["temperature"]
+    run_of(path)._settings.write_text(json.dumps(settings))
+    assert main([str(path)]) == 0
+    assert record_of(path)["resumed"]
+
+
+def test_damaged_settings_of_a_checkpoint_are_named(write, monkeypatch, capsys):
+    path = write()
+    with monkeypatch.context() as patch:
+        interrupt(patch, "second epoch")
+        assert main([str(path)]) == 130
+    run_of(path)._settings.write_text("{")
+    assert main([str(path)]) == 1
+    assert "a-seed0.settings.json is damaged; delete it and " in capsys.readouterr().err
+
+
 def test_records_and_checkpoints_may_share_a_folder(write, tmp_path, monkeypatch, capsys):
     path = write("[variants.a]\nepochs = 2\n")
     both = ["--results", str(tmp_path / "runs"), "--checkpoints", str(tmp_path / "runs")]
     with monkeypatch.context() as patch:
         interrupt(patch, "second epoch")
         assert main([str(path), *both]) == 130
+    assert (tmp_path / "runs/tiny/a-seed0.settings.json").exists()
+    with pytest.raises(FileNotFoundError, match="there are no records in "):
+        load_records(tmp_path / "runs/tiny")
     assert main([str(path), *both]) == 0
     assert main([str(path), *both, "--list"]) == 0
 
@@ -745,7 +778,13 @@ def test_a_record_of_other_settings_is_named_and_left_alone(write, capsys):
     assert main([str(path)]) == 0
 
 
-@pytest.mark.parametrize("damage", ["", "{}", "[]", '{"config": {"colour": 1}}', "<<<<<<< HEAD"])
+GOOD = json.dumps(dataclasses.asdict(Config(arch=[[1, 4]])))
+DEEP = f'{{"config": {{"arch": {"[" * 1500}{"]" * 1500}}}}}'
+DAMAGES = ["", "{}", "[]", '{"config": {"colour": 1}}', "<<<<<<< HEAD", DEEP]
+DAMAGES += [f'{{"config": {GOOD}}}', f'{{"config": {GOOD}, "final": {{"val_acc": null}}}}']
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_record_is_named(write, capsys, damage):
     path = write()
     run = run_of(path)
@@ -756,6 +795,13 @@ def test_a_damaged_record_is_named(write, capsys, damage):
         "0 of 1 runs are recorded",
         f"  wrong: {run.record} is damaged; delete it to train again",
     ]
+
+
+def test_a_folder_in_the_place_of_a_record_is_named(write, capsys):
+    path = write()
+    run_of(path).record.mkdir(parents=True)
+    assert main([str(path), "--list"]) == 1
+    assert f"  wrong: {run_of(path).record} cannot be read: " in capsys.readouterr().out
 
 
 def test_a_record_from_before_a_setting_was_there_still_counts(write):
@@ -862,12 +908,21 @@ def test_what_others_build_on_is_trained_first(write, tmp_path, capsys):
     ]
 
 
-def test_a_student_learns_its_teachers_logits_and_the_teacher_learns_nothing(write):
+@pytest.mark.parametrize("key", ["start", "teacher"])
+def test_a_source_comes_before_what_needs_it(write, tmp_path, key):
+    path = write(f'[variants.a]\n{key} = "b"\n[variants.b]\n')
+    runs = experiment.runs_of(load_grid(path), tmp_path, tmp_path)
+    assert [run.variant for run in runs] == ["b", "a"]
+
+
+@pytest.mark.parametrize("start", ["", "small"])
+def test_a_student_learns_its_teachers_logits_and_the_teacher_learns_nothing(write, start):
     path = write(
-        '[variants.base]\n[variants.a]\nhead = "gap"\nteacher = "base"\n'
+        '[variants.base]\n[variants.small]\nhead = "gap"\n'
+        f'[variants.a]\nhead = "gap"\nteacher = "base"\nstart = "{start}"\n'
         "temperature = 3\nsoft_share = 0.7\n"
     )
-    assert main([str(path), "--variant", "base"]) == 0
+    assert main([str(path), "--variant", "base", "--variant", "small"]) == 0
     model, data = run_of(path).prepare()
     trainer = d2l.Trainer(1, precision="float32", seed=0)
     trainer.start(model, data)
@@ -883,6 +938,7 @@ def test_a_student_learns_its_teachers_logits_and_the_teacher_learns_nothing(wri
     assert float(trainer.step(batch)) == pytest.approx(float(wanted), rel=1e-5)
     assert not teacher.training and model.training
     assert all(torch.equal(teacher.state_dict()[key], before[key]) for key in before)
+    assert all(p.grad is None for p in teacher.parameters())
     assert len(list(model.parameters())) == 4  # one convolution, one classifier: the student's own
 
 
@@ -902,11 +958,30 @@ def test_missing_weights_are_named_with_what_to_do(write, capsys):
         weights.write_bytes(damaged)
         assert main(only) == 1
         assert "is damaged, or of another network than base; del" in capsys.readouterr().err
-    torch.save({"net.0.0.weight": torch.zeros(2)}, weights)
-    assert main(only) == 1
-    assert "is damaged, or of another network than base; del" in capsys.readouterr().err
+    for other in ({"net.0.0.weight": torch.zeros(2)}, [torch.zeros(2)]):
+        torch.save(other, weights)
+        assert main(only) == 1
+        assert "is damaged, or of another network than base; del" in capsys.readouterr().err
     weights.write_bytes(kept)
     assert main(only) == 0
+
+
+def test_a_bit_of_the_weights_that_flips_is_noticed(write):
+    run = run_of(write('[variants.a]\nhead = "gap"\n'))
+    model = run.prepare()[0]
+    model.eval()(torch.zeros(1, 1, 4, 4))
+    run._keep_weights(model)
+    whole, good = run.weights.read_bytes(), model.state_dict()
+    noticed = 0
+    for place in range(0, len(whole), 7):
+        run.weights.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        try:
+            weights = run.trained_model().state_dict()
+            assert all(torch.equal(weights[key], good[key]) for key in good)  # in the padding
+        except ValueError as error:
+            assert "is damaged, or of another network than a; delete" in str(error)
+            noticed += 1
+    assert noticed > 10
 
 
 def test_weights_of_other_settings_are_not_gone_on_from(write, capsys):

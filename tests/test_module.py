@@ -49,6 +49,14 @@ def test_arguments_are_saved_but_for_the_ignored_and_the_private():
     assert not hasattr(point, "y") and not hasattr(point, "_secret") and not hasattr(point, "self")
 
 
+def test_one_name_to_ignore_may_be_given_alone():
+    class Pair(d2l.HyperParameters):
+        def __init__(self, lr, l, r):  # noqa: E741 (the letters of the name)
+            self.save_hyperparameters(ignore="lr")
+
+    assert Pair(1, 2, 3).hparams == {"l": 2, "r": 3}
+
+
 def test_a_subclass_saves_its_own_arguments():
     model = Net(lr=0.5)
     assert model.hparams == {"lr": 0.5}
@@ -114,6 +122,35 @@ def test_a_train_curve_is_drawn_even_with_fewer_batches_than_points():
     model.trainer = Recorder(num_train_batches=1, train_batch_idx=3)
     model.plot("loss", 0.5, train=True)  # a plain number will do
     assert model.board.points("train_loss") == [(3, 0.5)]
+
+
+@pytest.mark.parametrize(("per_epoch", "points"), [(0.5, 1), (2.5, 5), (0.1, 0)])
+def test_a_train_curve_may_get_fractions_of_points_an_epoch(per_epoch, points):
+    model = d2l.Module(plot_train_per_epoch=per_epoch)
+    model.trainer = Recorder(num_train_batches=10)
+    for batch in range(20):
+        model.trainer.train_batch_idx = batch
+        model.plot("loss", float(batch), train=True)
+    assert len(model.board.points("train_loss")) == points
+
+
+@pytest.mark.parametrize("per_epoch", [0, -1, math.nan])
+def test_a_train_curve_without_points_is_refused(per_epoch):
+    with pytest.raises(ValueError, match=f"plot_train_per_epoch is {per_epoch}; it must be above"):
+        d2l.Module(plot_train_per_epoch=per_epoch)
+
+
+def test_a_loss_that_is_not_averaged_is_refused():
+    class PerImage(Net):
+        def loss(self, Y_hat, Y):
+            return super().loss(Y_hat, Y, averaged=False)
+
+    model, batch = PerImage(), (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
+    model.trainer = Recorder()
+    message = r"loss has the shape \(4,\); it must be one number, such as the mean over the batch"
+    for step in (model.training_step, model.validation_step):
+        with pytest.raises(TypeError, match=message):
+            step(batch)
 
 
 def test_plot_without_a_trainer():
@@ -207,6 +244,13 @@ def test_accuracy_is_the_share_of_right_predictions():
     assert float(NoNet().accuracy(logits.view(2, 2, 3), labels.view(2, 2))) == 0.75
 
 
+@pytest.mark.parametrize("labels", [[0], [0] * 5])
+def test_accuracy_needs_a_label_a_row(labels):
+    message = f"there are {len(labels)} labels for 4 rows of logits; there must be one a row"
+    with pytest.raises(ValueError, match=message):
+        NoNet().accuracy(torch.zeros(4, 2), torch.tensor(labels))
+
+
 def test_loss_is_cross_entropy():
     torch.manual_seed(0)
     logits, labels = torch.randn(6, 3), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -273,6 +317,19 @@ def test_layer_summary_runs_on_the_device_of_the_model(capsys):
     model.net = nn.Sequential(nn.Linear(2, 3)).to("meta")
     model.layer_summary((1, 2))
     assert capsys.readouterr().out == "Linear output shape:\t torch.Size([1, 3])\n"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_layer_summary_runs_in_the_precision_of_the_model(dtype, capsys):
+    model = NoNet()
+    model.net = nn.Sequential(nn.Linear(2, 3)).to(dtype)
+    model.layer_summary((1, 2))
+    assert capsys.readouterr().out == "Linear output shape:\t torch.Size([1, 3])\n"
+
+
+def test_layer_summary_of_what_is_no_shape():
+    with pytest.raises(ValueError, match=r"X_shape is 64; it must be a shape, like \(1, 1, 224, 2"):
+        Net().layer_summary(64)
 
 
 # --- initialisation ---------------------------------------------------------------------------

@@ -167,8 +167,16 @@ def imports(name):
                 found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
+            assert "d2l_utils" not in names, f"{name} imports the whole package"
             found |= {name.split(".")[1] for name in names if name.startswith("d2l_utils.")}
     return found
+
+
+def test_an_import_of_the_whole_package_is_seen(monkeypatch, tmp_path):
+    (tmp_path / "sly.py").write_text("def late():\n    import d2l_utils as d2l\n", encoding="utf-8")
+    monkeypatch.setattr(sys.modules[__name__], "FOLDER", tmp_path)
+    with pytest.raises(AssertionError, match="sly imports the whole package"):
+        imports("sly")
 
 
 def test_every_module_has_its_place():

@@ -268,6 +268,13 @@ def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch,
     assert "--device: not allowed with argument --keep-memory" in capsys.readouterr().err
 
 
+def test_no_thread_at_all_is_refused(capsys):
+    with pytest.raises(SystemExit) as error:
+        timing.main(["--threads", "0"])
+    assert error.value.code == 2
+    assert "error: argument --threads: it is 0; it must be at least 1" in capsys.readouterr().err
+
+
 def test_a_stopped_run_leaves_no_record(tmp_path, monkeypatch):
     def stopped(device, plan):
         raise KeyboardInterrupt

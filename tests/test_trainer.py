@@ -283,6 +283,12 @@ def test_evaluate_needs_a_batch():
         d2l.Trainer(1).evaluate(Net(), Random(n_val=0))
 
 
+def test_evaluate_needs_no_batch_to_train_on():
+    data = Random()
+    data.train_dataloader = lambda: []
+    assert d2l.Trainer(1).evaluate(Net(), data).keys() == {"val_loss", "val_acc"}
+
+
 def test_first_losses_are_those_of_the_first_ten_steps():
     seen = []
 
@@ -386,6 +392,17 @@ def test_only_a_classifier_is_trained_in_low_precision_unasked(monkeypatch):
         trainer = d2l.Trainer(1, precision=asked)
         trainer.start(model, Random())
         assert trainer.precision == precision
+
+
+def test_a_subclass_may_save_hyperparameters_of_its_own():
+    class Mine(d2l.Trainer):
+        def __init__(self, max_epochs, patience=3):
+            super().__init__(max_epochs, precision="bfloat16")
+            self.save_hyperparameters()
+
+    trainer = Mine(1)
+    trainer.fit(Net(), Random())
+    assert (trainer.precision, trainer.hparams) == ("bfloat16", {"max_epochs": 1, "patience": 3})
 
 
 @pytest.mark.parametrize(("precision", "dtype"), PRECISIONS.items())
@@ -501,6 +518,43 @@ def test_what_is_no_optimiser(wrong):
         d2l.Trainer(1).fit(model, Random())
 
 
+SGD = functools.partial(torch.optim.SGD, lr=1.0)
+PLATEAU = torch.optim.lr_scheduler.ReduceLROnPlateau
+
+
+@pytest.mark.parametrize(
+    ("configured", "message"),
+    [
+        (lambda p: (SGD(p), 0.5), "gave a float after the optimiser; it must be a learning-rate"),
+        (lambda p: (SGD(p), SGD(p)), "gave a SGD after the optimiser; .*with step and no zero_g"),
+        (lambda p: (o := SGD(p), PLATEAU(o)), "ReduceLROnPlateau needs a metric, .*, such as One"),
+        (torch.optim.LBFGS, "LBFGS needs a closure, .* an optimiser that needs none, such as SGD"),
+    ],
+)
+def test_optimisers_and_schedulers_that_cannot_be_stepped_are_refused(configured, message):
+    model = Line()
+    model.configure_optimizers = lambda: configured(list(model.parameters()))
+    with pytest.raises(TypeError, match=message):
+        d2l.Trainer(1).start(model, Random())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "given"),
+    [
+        (lambda loss: None, "NoneType"),
+        (lambda loss: loss.item(), "float"),
+        (lambda loss: loss.expand(8), r"tensor of shape \(8,\)"),
+    ],
+)
+def test_a_loss_that_is_not_one_number_is_refused(spoil, given):
+    model = Line()
+    train = model.training_step
+    model.training_step = lambda batch: spoil(train(batch))
+    message = f"training_step gave a {given}; it must give the loss, a tensor that is one number"
+    with pytest.raises(TypeError, match=message):
+        d2l.Trainer(1).fit(model, Random())
+
+
 # --- interrupts and bad numbers ---------------------------------------------------------------
 
 
@@ -542,6 +596,7 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, monkeypatch, v
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit(Spoils(), Random(seed=0))
     assert len(trainer.history) == 1
+    assert trainer.train_batch_idx == (4 if device == "cpu" else 6)  # steps that were taken
     # The checkpoint is that of the last good epoch.
     good = Net()
     d2l.Trainer(1, precision="float32", seed=0).fit(good, Random(seed=0))
@@ -670,6 +725,22 @@ def test_plain_sgd_can_go_on_for_more_epochs(tmp_path):
     for epochs in (2, 4):
         d2l.Trainer(epochs, seed=0, checkpoint=tmp_path / "run.pt").fit(longer, Random(seed=0))
     assert equal(weights(longer), weights(whole))
+
+
+def test_a_checkpoint_of_more_epochs_is_refused(tmp_path):
+    save_run(tmp_path / "run.pt")
+    with pytest.raises(ValueError, match=r"run\.pt is of 2 epochs, but max_epochs is 1; give at"):
+        save_run(tmp_path / "run.pt", max_epochs=1)
+
+
+def test_a_checkpoint_from_before_a_setting_or_a_generator_was_there_still_counts(tmp_path):
+    path = tmp_path / "run.pt"
+    save_run(path)
+    state = torch.load(path, weights_only=True)
+    del state["settings"]["scheduler"], state["random"]["data"]
+    torch.save(state, path)
+    save_run(path, max_epochs=3)
+    assert torch.load(path, weights_only=True)["epoch"] == 3
 
 
 def save_run(path, model=Net, **arguments):
@@ -857,11 +928,28 @@ def test_weights_that_a_checkpoint_would_lose_are_refused(tmp_path):
             r"precision is 'float16'; it must be one of \['float32', 'bfloat16'\]",
         ),
         ({"seed": 0.5}, TypeError, "seed is 0.5; it must be a whole number, or None"),
+        ({"seed": 2**64}, ValueError, r"seed is 18.*; it must be from -2\*\*63 to 2\*\*64 - 1"),
+        ({"seed": -(2**63) - 1}, ValueError, "seed is -9.*; it must be from"),
+        ({"checkpoint": 5}, TypeError, "checkpoint is 5; it must be the path of a file, or None"),
+        ({"checkpoint": ""}, ValueError, "checkpoint is ''; it must be a file, and no folder"),
+        ({"checkpoint": os.sep}, ValueError, "checkpoint is '.+'; it must be a file, and no fol"),
     ],
 )
 def test_arguments(arguments, error, message):
     with pytest.raises(error, match=message):
         d2l.Trainer(**{"max_epochs": 1} | arguments)
+
+
+@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
+def test_the_largest_and_the_smallest_seed(seed):
+    d2l.Trainer(1, seed=seed).start(Net(), Random())
+
+
+def test_a_checkpoint_in_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
+    (tmp_path / "file").touch()
+    model = stop_at(Net(), 0, AssertionError("it trains"))
+    with pytest.raises(OSError, match="file"):
+        d2l.Trainer(1, checkpoint=tmp_path / "file" / "run.pt").fit(model, Random())
 
 
 def test_a_model_that_cannot_be_trained():

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file, save_file
 import d2l_utils as d2l
 from d2l_utils import data as data_module
 from d2l_utils import experiment
+from d2l_utils import weights as weights_module
 from d2l_utils.experiment import Run
 from d2l_utils.grid import load_grid
 from d2l_utils.weights import export, load_card, load_model, main
@@ -47,6 +50,7 @@ def trained(tmp_path_factory):
     once = load(None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data_module, "_load", lambda root: once)
+        patch.setattr(experiment, "keep_memory", lambda: None)  # it is for a whole process
         names = ("gap", "base", "pruned")
         command = [str(path), *(part for name in names for part in ("--variant", name))]
         # Convolutions in bfloat16 leave weights in the layout of channels last.
@@ -193,6 +197,19 @@ def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys, arguments
     out, err = capsys.readouterr()
     assert out == "" and message in err and len(err.splitlines()) == 1
     assert not file.exists()
+
+
+def test_the_command_says_where_it_cannot_write(trained, capsys):
+    file = "/proc/weights.safetensors"  # not even the superuser can
+    assert main([str(trained), "gap", "0", file]) == 1
+    assert "/proc" in capsys.readouterr().err
+
+
+def test_what_it_needs_comes_with_the_extras_and_is_named():
+    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
+    assert "safetensors" in extras["notebook"]
+    assert "pip install safetensors" in weights_module.__doc__
 
 
 def test_help_reads_well():
