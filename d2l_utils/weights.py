@@ -43,12 +43,11 @@ def export(run: Run, path: str | os.PathLike) -> None:
 
     Raises:
         FileNotFoundError: if it is not recorded, or its weights are not on this machine.
+        ImportError: if there is no safetensors.
         OSError: if the file cannot be written.
         ValueError: if its record or its weights belong to other settings, or it is a transformed
             network.
     """
-    from safetensors.torch import save
-
     if run.config.transform:
         raise ValueError(f"{run.variant} is a transformed network; only plain ones can be kept")
     record = run.recorded()
@@ -57,7 +56,8 @@ def export(run: Run, path: str | os.PathLike) -> None:
     weights = {name: w.contiguous() for name, w in run.trained_model().state_dict().items()}
     with whole_or_not_at_all(Path(path)) as part:
         # The format's metadata are texts.
-        part.write_bytes(save(weights, {key: json.dumps(record[key]) for key in _CARD}))
+        card = {key: json.dumps(record[key]) for key in _CARD}
+        part.write_bytes(_safetensors().torch.save(weights, card))
 
 
 def load_card(path: str | os.PathLike) -> dict:
@@ -65,6 +65,7 @@ def load_card(path: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ImportError: if there is no safetensors.
         ValueError: if it is not one that `export` wrote.
     """
     return _read(path)[0]
@@ -75,6 +76,7 @@ def load_model(path: str | os.PathLike) -> VGG:
 
     Raises:
         FileNotFoundError: if there is no such file.
+        ImportError: if there is no safetensors.
         ValueError: if it is not one that `export` wrote.
     """
     card, weights = _read(path)
@@ -90,16 +92,24 @@ def load_model(path: str | os.PathLike) -> VGG:
     return model
 
 
-def _read(path):
-    from safetensors import SafetensorError, safe_open
+def _safetensors():
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        message = "files of weights need safetensors; pip install safetensors brings it"
+        raise ImportError(message) from error
+    return safetensors
 
+
+def _read(path):
+    safetensors = _safetensors()
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             card = {key: json.loads(file.metadata()[key]) for key in _CARD}
             return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (KeyError, SafetensorError, TypeError, ValueError) as error:
+    except (KeyError, safetensors.SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no file of d2l_utils.weights: {error}") from error
 
 

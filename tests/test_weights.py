@@ -169,6 +169,17 @@ def test_files_that_are_none_of_ours_are_refused(trained, tmp_path):
     is_refused("does not hold the network it describes: ")
 
 
+def test_without_safetensors_it_says_what_to_install(trained, tmp_path, monkeypatch):
+    file = tmp_path / "weights.safetensors"
+    export(run_of(trained, "base"), file)
+    whole = file.read_bytes()
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    for act in (load_card, load_model, lambda file: export(run_of(trained, "gap"), file)):
+        with pytest.raises(ImportError, match="need safetensors; pip install safetensors"):
+            act(file)
+    assert file.read_bytes() == whole and list(tmp_path.iterdir()) == [file]
+
+
 # --- the command --------------------------------------------------------------------------------
 
 
