@@ -52,9 +52,10 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 # Listings and formulas are thousands of elements that look alike. Axe looks at each kind of token
 # once, and at the first formulas; otherwise it takes half a minute for a page. The sources of
 # styles that it would load once more (preload) cannot be read from a file path. Buttons fade from
-# the light mode's colours to the dark mode's; what counts is how they end.
+# the light mode's colours to the dark mode's; what counts is how they end, and a browser that
+# draws no frames would never get there by itself.
 RUN_AXE = """async options => {
-  await Promise.allSettled(document.getAnimations().map(animation => animation.finished));
+  document.getAnimations().forEach(animation => animation.finish());
   const seen = new Set();
   for (const token of document.querySelectorAll(".highlight pre span")) {
     if (seen.has(token.className)) token.remove();
