@@ -31,6 +31,8 @@ def open_page(browser, book):
         page.on("console", lambda m: m.type == "error" and troubles.append(m.text))
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto((book / name).as_uri())
+        page.wait_for_function("!document.querySelector('meta[http-equiv=refresh]')")
+        page.wait_for_load_state()
         return page
 
     yield open_page
@@ -41,8 +43,7 @@ def open_page(browser, book):
 
 def typeset(page):
     """Waits for MathJax; returns how many formulas there are, how many are set, and set wrongly."""
-    page.wait_for_function("window.MathJax === undefined || MathJax.startup?.promise")
-    page.evaluate("window.MathJax?.startup.promise")
+    page.wait_for_function("!window.MathJax || MathJax.startup.promise.then(() => true)")
     # MathJax sets what it cannot parse as an error, and a name that it does not know in red.
     counts = (".math", ".math mjx-container", "mjx-merror, mjx-mtext[style*='red']")
     return [page.locator(selector).count() for selector in counts]
