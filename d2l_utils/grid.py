@@ -247,9 +247,8 @@ def _check_numbers(grid, variant):
 
 def _check_network(grid, variant):
     c = grid.variants[variant]
-    large = max(
-        c.resolution, 2 ** len(c.arch)
-    )  # no image is too small while arch and head are tried
+    # No image is too small while arch and head are tried.
+    large = max(c.resolution, 2 ** len(c.arch))
     for key, config in (
         ("arch", dataclasses.replace(c, head="gap", resolution=large)),
         ("head", dataclasses.replace(c, resolution=large)),
