@@ -237,8 +237,9 @@ class FashionMNIST(DataModule):
 def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return uint8 images `(n, 1, h, w)` as float32 on [0, 1], in a new size.
 
-    They are PIL's very pixels, on any device. `F.interpolate` gives these in some sizes only, such
-    as 56 and 224; in others, such as 20, it is off by a grey level, and so it is on a GPU.
+    They are PIL's very pixels, on any device; only a GPU's division by 255 may differ in the last
+    bit. `F.interpolate` gives these in some sizes only, such as 56 and 224; in others, such as 20,
+    it is off by a grey level, and so it is on a GPU.
 
     >>> resize_images(torch.full((1, 1, 28, 28), 255, dtype=torch.uint8), (2, 2)).unique()
     tensor([1.])

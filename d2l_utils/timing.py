@@ -3,6 +3,7 @@
     python -m d2l_utils.timing                              # the CPU and, if there is one, the GPU
     python -m d2l_utils.timing --keep-memory                # the CPU, with `d2l.keep_memory()`
     python -m d2l_utils.timing --quick --results rehearsal  # one minute, small images
+    python -m d2l_utils.timing --part network_times         # one part; the others stay empty
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`, or
 `<device>-memory-kept.json` where memory was kept, written whole or not at all. All that is to be
@@ -96,8 +97,8 @@ QUICK = Plan(
 )
 
 
-def measure(device: torch.device, plan: Plan) -> dict:
-    """Return the record of a device; it takes minutes."""
+def measure(device: torch.device, plan: Plan, parts: Sequence[str] | None = None) -> dict:
+    """Return the record of a device, of all parts or of these, in minutes; the others are empty."""
     before = hardware(device)  # with the load before this run adds its own
     record = {
         "hardware": before,
@@ -109,9 +110,11 @@ def measure(device: torch.device, plan: Plan) -> dict:
         },
         "finished": datetime.date.today().isoformat(),
     }
-    for part in (peak_memory, rates, network_times, layer_times, head_times):
-        print(f"{before['device']}: {part.__name__}", flush=True)
-        record[part.__name__] = part(device, plan)
+    for name, part in PARTS.items():
+        record[name] = []
+        if parts is None or name in parts:
+            print(f"{before['device']}: {name}", flush=True)
+            record[name] = part(device, plan)
         gc.collect()  # a model and its trainer know each other, so they go only now
     return record
 
@@ -318,6 +321,9 @@ def _sparse(weight):
         return weight.to_sparse_csr()
 
 
+PARTS = {f.__name__: f for f in (peak_memory, rates, network_times, layer_times, head_times)}
+
+
 # --- clock and batches -----------------------------------------------------------------------
 
 
@@ -392,7 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         load = hardware(device)["load_average"]
         if load is not None and load > 0.5:
             print(f"the machine is busy (load {load}): its times will be long", file=sys.stderr)
-        record = measure(device, QUICK if options.quick else Plan())
+        record = measure(device, QUICK if options.quick else Plan(), options.part)
         record["memory_kept"] = options.keep_memory
         kept = "-memory-kept" if options.keep_memory else ""
         path = options.results / f"{_file_name(record['hardware'], device)}{kept}.json"
@@ -417,6 +423,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--device", choices=("cpu", "cuda"), help="only this one")
     keep = "only the CPU, and with memory that is kept from step to step"
     one.add_argument("--keep-memory", action="store_true", help=keep)
+    part = "only this one, the others stay empty (repeatable)"
+    parser.add_argument("--part", action="append", choices=PARTS, help=part)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="small images, once: a rehearsal")
     parser.add_argument("--results", type=Path, default=Path("book/results/speed"))

@@ -232,8 +232,7 @@ def test_a_peak_is_that_of_one_network_alone(monkeypatch):
 
 def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads, capsys):
     monkeypatch.setattr(timing, "QUICK", SMALL)
-    monkeypatch.setattr(timing, "rates", lambda device, plan: [])
-    timing.rates.__name__ = "rates"
+    monkeypatch.setitem(timing.PARTS, "rates", lambda device, plan: [])
     arguments = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
     assert timing.main(arguments) == 0
     (file,) = tmp_path.iterdir()
@@ -244,10 +243,31 @@ def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads,
     assert record["memory_kept"] is False
     parts = ("peak_memory", "rates", "network_times", "layer_times", "head_times")
     assert [key for key in record if key in parts] == list(parts)
+    assert all(record[part] for part in parts[2:])
+
+
+def test_what_is_not_asked_for_stays_empty(tmp_path, monkeypatch, capsys):
+    parts = {name: lambda device, plan, name=name: [name] for name in timing.PARTS}
+    monkeypatch.setattr(timing, "PARTS", parts)
+    arguments = ["--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
+    assert timing.main([*arguments, "--part", "rates", "--part", "head_times"]) == 0
+    (file,) = tmp_path.iterdir()
+    record = json.loads(file.read_text())
+    measured = {name: record[name] for name in timing.PARTS}
+    assert measured == {name: [] for name in parts} | {
+        "rates": ["rates"],
+        "head_times": ["head_times"],
+    }
+    with pytest.raises(SystemExit) as error:
+        timing.main([*arguments, "--part", "rate"])
+    assert error.value.code == 2
+    assert "argument --part: invalid choice: 'rate' (choose from" in capsys.readouterr().err
 
 
 def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(timing, "measure", lambda device, plan: {"hardware": timing.hardware(CPU)})
+    monkeypatch.setattr(
+        timing, "measure", lambda device, plan, parts: {"hardware": timing.hardware(CPU)}
+    )
     monkeypatch.setattr(timing, "try_all_gpus", lambda: [torch.device("cuda")])
     monkeypatch.setattr(timing, "keep_memory", lambda: True)
     arguments = ["--keep-memory", "--threads", "1", "--results", str(tmp_path)]
@@ -276,7 +296,7 @@ def test_no_thread_at_all_is_refused(capsys):
 
 
 def test_a_stopped_run_leaves_no_record(tmp_path, monkeypatch):
-    def stopped(device, plan):
+    def stopped(device, plan, parts):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(timing, "measure", stopped)

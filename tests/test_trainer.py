@@ -428,7 +428,7 @@ def test_precision_is_that_of_the_activations_and_never_of_the_weights(precision
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_on_a_gpu(precision, tmp_path):
-    model = Net()
+    model = TenClasses()
     data = d2l.FashionMNIST(64, (32, 32), train_size=256, augment=["flip", "crop"], holdout=1000)
     trainer = d2l.Trainer(2, 1, precision=precision, checkpoint=tmp_path / "run.pt", seed=0)
     trainer.fit(model, data)
