@@ -217,6 +217,15 @@ def test_a_record_that_lacks_something_is_found(tiny, key):
 # and bfloat16 instructions: at most 0.006. Another seed leads away by 0.3 at the least.
 TOLERANCE = 0.02
 
+# Five blocks with batch normalisation, down to one pixel and at a larger learning rate, make more
+# of rounding: there one thread or two, and instructions older than AVX2, lead away by up to 0.07.
+# Without label smoothing it is 0.12 at the least, with another seed 0.22.
+TOLERANCES = {"low_resolution_same_recipe": 0.1}
+
+
+def tolerance(record):
+    return TOLERANCES.get(record["experiment"], TOLERANCE)
+
 
 def deviation(losses, recorded):
     """Return the largest difference, as a share of the range that the recorded losses span."""
@@ -289,7 +298,8 @@ def test_the_first_ten_steps_come_out_again(configuration):
     recorded = record["first_losses"]
     gpus = 0 if on_cpu(record) else 1
     losses = replay(run_of(record), record["precision"], len(recorded), num_gpus=gpus)
-    assert deviation(losses, recorded) < TOLERANCE, f"{losses}, but recorded are {recorded}"
+    close = deviation(losses, recorded) < tolerance(record)
+    assert close, f"{losses}, but recorded are {recorded}"
 
 
 @pytest.mark.skipif(not RECORDED, reason="nothing is recorded")
@@ -312,3 +322,13 @@ def test_a_replay_of_other_settings_is_found(tiny):
         assert deviation(replay(other, record["precision"]), recorded) > TOLERANCE
     for other in (changed(arch=[[1, 5]]), changed(batch_norm=True), changed(resolution=5)):
         assert deviation(replay(other, record["precision"]), recorded) > TOLERANCE
+
+
+@pytest.mark.parametrize(("seed", "smoothing"), [(1, 0.1), (0, 0.0)])
+def test_a_wider_tolerance_is_not_too_wide(seed, smoothing):
+    (record,) = RECORDED["low_resolution_same_recipe/same32"]
+    run = run_of(record)
+    config = dataclasses.replace(run.config, label_smoothing=smoothing)
+    grid = dataclasses.replace(run.grid, variants={run.variant: config})
+    other = dataclasses.replace(run, grid=grid, seed=seed)
+    assert deviation(replay(other, "float32"), record["first_losses"]) > tolerance(record)
