@@ -217,9 +217,9 @@ def test_a_record_that_lacks_something_is_found(tiny, key):
 # and bfloat16 instructions: at most 0.006. Another seed leads away by 0.3 at the least.
 TOLERANCE = 0.02
 
-# Five blocks with batch normalisation, down to one pixel and at a larger learning rate, make more
-# of rounding: there one thread or two, and instructions older than AVX2, lead away by up to 0.07.
-# Without label smoothing it is 0.12 at the least, with another seed 0.22.
+# Five blocks with batch normalisation make more of rounding: one thread or two, and instructions
+# older than AVX2, lead away by up to 0.07, weights that are changed by 1e-7 of themselves by up to
+# 0.08. Without label smoothing it is 0.14 at the least, with another seed 0.22.
 TOLERANCES = {"low_resolution_same_recipe": 0.1}
 
 
