@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 
 from d2l_utils.cost import layer_costs
 from d2l_utils.data import FashionMNIST
-from d2l_utils.device import keep_memory
+from d2l_utils.device import fast_precision, keep_memory, try_gpu
 from d2l_utils.grid import Config, Grid, load_grid, transformed
 from d2l_utils.models import VGG
 from d2l_utils.trainer import Trainer, read_saved, whole_or_not_at_all
@@ -51,8 +52,10 @@ class RecipeVGG(VGG):
         self._teacher = [teacher]  # in a list, so that its weights are none of this model's
 
     def configure_optimizers(self):
-        """Return SGD and its schedule."""
+        """Return SGD and its schedule; the trainer asks once, when the weights have been drawn."""
         c = self.config
+        if not c.start:
+            scale_start(self.net, c)
         optimiser = torch.optim.SGD(
             self.parameters(),
             lr=c.lr,
@@ -80,6 +83,28 @@ class RecipeVGG(VGG):
             loss = _distillation(logits, targets, loss, self.config)
         self.plot("loss", loss, train=True)
         return loss
+
+
+@torch.no_grad()
+def scale_start(net, config: Config) -> None:
+    """Scale the weights that Xavier's rule drew to the start that a configuration asks for.
+
+    Xavier's spread is sqrt(2 / (inputs + outputs)), Kaiming's sqrt(2 / inputs), so no other number
+    is drawn than without it.
+    """
+    layers = [m for m in net.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    if config.init == "kaiming":
+        for layer in layers:
+            layer.weight /= _xavier_gain(layer)
+    if config.fc_gain:
+        first = next(layer for layer in layers if isinstance(layer, torch.nn.Linear))
+        first.weight *= config.fc_gain / _xavier_gain(first)
+
+
+def _xavier_gain(layer) -> float:
+    """Return the factor by which Xavier's rule draws closer than Kaiming's."""
+    inputs, outputs = layer.weight[0].numel(), layer.weight[:, 0].numel()
+    return (inputs / (inputs + outputs)) ** 0.5
 
 
 def _distillation(logits, targets, hard_loss, config):
@@ -126,6 +151,11 @@ class Run:
     def record(self) -> Path:
         """The record's file."""
         return self.results / self.grid.name / f"{self.variant}-seed{self.seed}.json"
+
+    @property
+    def predictions(self) -> Path:
+        """The file of predicted classes, one per validation image, uint8."""
+        return self.record.with_suffix(".predictions.npy")
 
     @property
     def checkpoint(self) -> Path:
@@ -203,7 +233,7 @@ class Run:
         trainer = Trainer(
             max(c.epochs, 1),
             num_gpus=0 if "int8" in c.transform else 1,
-            precision=precision or ("float32" if "int8" in c.transform else None),
+            precision=precision or c.precision or ("float32" if "int8" in c.transform else None),
             seed=self.seed,
             checkpoint=self.checkpoint if c.epochs else None,
         )
@@ -234,6 +264,7 @@ class Run:
             "finished": datetime.date.today().isoformat(),
         }
         self._keep_weights(model)
+        self._keep_predictions(model, data, trainer)
         write_json(self.record, record)
         self.checkpoint.unlink(missing_ok=True)
         self._settings.unlink(missing_ok=True)
@@ -280,6 +311,16 @@ class Run:
         if any(self.variant in (c.start, c.teacher) for c in others) or self._is_worth_shipping():
             with whole_or_not_at_all(self.weights) as part:
                 torch.save(model.state_dict(), part)
+
+    @torch.no_grad()
+    def _keep_predictions(self, model, data, trainer):
+        """Write the class that each image is taken for, in the data set's order."""
+        trainer.prepare_data(data)
+        batches = map(trainer.prepare_batch, trainer.val_dataloader)
+        with trainer._autocast():
+            classes = torch.cat([model(*batch[:-1]).argmax(dim=1) for batch in batches])
+        with whole_or_not_at_all(self.predictions) as part, part.open("wb") as file:
+            np.save(file, classes.to(torch.uint8).numpy(force=True))
 
     def _is_worth_shipping(self):
         return self.config.head == "gap"  # small enough to be kept
@@ -358,6 +399,7 @@ def hardware(device: torch.device) -> dict:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "amx": bool(torch.cpu._is_amx_tile_supported()),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
 
@@ -459,6 +501,10 @@ def _execute(missing: list[Run], precision: str | None) -> None:
         if run.record.exists():
             continue  # another process, which shares the grid, was there first
         print(f"[{number}/{len(missing)}] {_name(run)}", flush=True)
+        device = try_gpu()
+        if not precision and run.config.precision == "bfloat16" != fast_precision(device):
+            print(f"  left out: {device} is not fast in bfloat16, which this run asks for")
+            continue
         try:
             record = run.execute(precision)
         except _FAILURES as error:

@@ -43,6 +43,10 @@ class Config:
         teacher: the variant whose logits are learned from (distillation).
         temperature: of the teacher's and the student's logits in distillation.
         soft_share: the weight of the teacher's logits against the labels in the loss.
+        init: "xavier", or "kaiming": the same draws, scaled to Kaiming's spread layer by layer.
+        fc_gain: scale the first fully connected layer's start so that this is its Xavier gain,
+            sqrt(inputs / (inputs + outputs)), whatever its inputs; 0 leaves it as drawn.
+        precision: "float32" or "bfloat16" for all machines; "" takes what the device is fast in.
     """
 
     arch: list
@@ -64,6 +68,9 @@ class Config:
     teacher: str = ""
     temperature: float = 4.0
     soft_share: float = 0.9
+    init: str = "xavier"
+    fc_gain: float = 0.0
+    precision: str = ""
 
 
 @dataclass(frozen=True)
@@ -139,9 +146,14 @@ _RANGES = {
     "holdout": (0, 59_999),
     "temperature": (0, math.inf),
     "soft_share": (0, 1),
+    "fc_gain": (0, 1),
 }
 _NOT_ZERO = ("lr", "temperature")
-_SCHEDULES = ("constant", "one_cycle")
+_CHOICES = {
+    "schedule": ("constant", "one_cycle"),
+    "init": ("xavier", "kaiming"),
+    "precision": ("", "float32", "bfloat16"),
+}
 _TRANSFORMS = ("svd", "prune", "int8")
 # What cannot be changed in weights that are there already; the size of the images is one of them,
 # since a fully connected head fits one size alone.
@@ -227,8 +239,8 @@ def _check_fields(table, settings):
                 least = f"above {low}" if key in _NOT_ZERO else f"at least {low}"
                 limits = f"finite and {least}" if high == math.inf else f"from {low} to {high}"
                 raise _WrongEntry(entry, f"{key} is {value}; it must be {limits}")
-        if key == "schedule" and value not in _SCHEDULES:
-            raise _WrongEntry(entry, f"{key} is {value!r}; it must be one of {_SCHEDULES}")
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise _WrongEntry(entry, f"{key} is {value!r}; it must be one of {_CHOICES[key]}")
         if key == "augment" and any(name not in AUGMENTATIONS for name in value):
             raise _WrongEntry(entry, f"augment is {value}; it takes any of {AUGMENTATIONS}")
 
