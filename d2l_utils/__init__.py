@@ -9,7 +9,7 @@ import warnings
 warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
 
 from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display  # noqa: E402
-from d2l_utils.cost import LayerCost, layer_costs, saved_tensors  # noqa: E402
+from d2l_utils.cost import LayerCost, layer_costs, materialize, saved_tensors  # noqa: E402
 from d2l_utils.data import DataModule, FashionMNIST  # noqa: E402
 from d2l_utils.device import (  # noqa: E402
     cpu,
@@ -20,7 +20,7 @@ from d2l_utils.device import (  # noqa: E402
     try_all_gpus,
     try_gpu,
 )
-from d2l_utils.models import VGG, VGG_ARCHS, AlexNet, vgg_block  # noqa: E402
+from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block  # noqa: E402
 from d2l_utils.module import (  # noqa: E402
     Classifier,
     HyperParameters,
@@ -28,11 +28,13 @@ from d2l_utils.module import (  # noqa: E402
     add_to_class,
     init_cnn,
 )
+from d2l_utils.results import results  # noqa: E402
 from d2l_utils.trainer import Trainer  # noqa: E402
 
 __all__ = [
     "VGG",
     "VGG_ARCHS",
+    "VGG_NARROW",
     "AlexNet",
     "Classifier",
     "DataModule",
@@ -49,7 +51,9 @@ __all__ = [
     "init_cnn",
     "keep_memory",
     "layer_costs",
+    "materialize",
     "num_gpus",
+    "results",
     "saved_tensors",
     "set_figsize",
     "show_images",

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from d2l_utils import data
+from d2l_utils import fashion_mnist_files as files
 
 __all__ = ["main"]
 
@@ -17,14 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", help="folder to look in and to download to")
     parser.add_argument("--check", action="store_true", help="do not download")
     options = parser.parse_args(arguments)
-    folder = data.find_folder(options.root)
+    folder = files.find_folder(options.root)
     if folder is None and options.check:
-        print(data.HOW_TO_GET_IT, file=sys.stderr)
+        print(files.HOW_TO_GET_IT, file=sys.stderr)
         return 1
     try:
-        folder = folder or data.download(options.root)
-        for name in data.FILES:
-            data.read_file(folder, name)
+        folder = folder or files.download(options.root)
+        for name in files.FILES:
+            files.read_file(folder, name)
     except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

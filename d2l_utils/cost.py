@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-__all__ = ["LayerCost", "SavedTensor", "layer_costs", "on_meta", "saved_tensors"]
+__all__ = ["LayerCost", "SavedTensor", "layer_costs", "materialize", "on_meta", "saved_tensors"]
 
 
 @dataclass(frozen=True)
@@ -167,6 +167,27 @@ def on_meta(net: nn.Module) -> nn.Module:
             "the network cannot be copied, for it holds tensors computed from its weights, as "
             "torch.nn.utils.prune leaves them; prune.remove makes them weights again"
         ) from error
+
+
+def materialize(net: nn.Module, input_shape: Sequence[int]) -> nn.Module:
+    """Return a copy of the network on the meta device, its lazy layers' shapes known.
+
+    It can be printed, walked through and counted, and holds no numbers. It is in evaluation mode.
+
+    Args:
+        net: the network, left as it was.
+        input_shape: `(n, channels, h, w)`, or `(channels, h, w)` for one image.
+
+    Raises:
+        ValueError: as `layer_costs`.
+
+    >>> materialize(nn.Sequential(nn.LazyConv2d(64, 3)), (1, 224, 224))[0].weight.shape
+    torch.Size([64, 1, 3, 3])
+    """
+    meta = on_meta(net).eval()
+    with torch.no_grad():
+        _run(meta, _meta_input(input_shape))
+    return meta
 
 
 def _meta_twin(tensor):

@@ -1,35 +1,19 @@
-"""Fashion-MNIST in memory: found, checked, and resized batch by batch on the training device.
+"""Fashion-MNIST in memory, and the base class of data sets."""
 
-`python -m d2l_utils` brings the data set; with `--check` it only says whether it is there.
-"""
-
-import gzip
-import hashlib
 import os
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import torch
-from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 from torch.utils import data as torch_data
 
 from d2l_utils.board import show_images
 from d2l_utils.device import cpu
+from d2l_utils.fashion_mnist_files import load
 from d2l_utils.module import HyperParameters
+from d2l_utils.pixels import AUGMENTATIONS, augment_images, resize_images
 
 __all__ = ["DataModule", "FashionMNIST"]
 
-# The files of the official data set, with the MD5 of their uncompressed content: the .gz files of
-# different distributors differ.
-FILES = {
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
-}
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 TEXT_LABELS = (
     "t-shirt",
     "trouser",
@@ -42,12 +26,6 @@ TEXT_LABELS = (
     "bag",
     "ankle boot",
 )
-AUGMENTATIONS = ("flip", "crop")
-HOW_TO_GET_IT = """Fashion-MNIST was not found. Any one of these brings it:
-  - apt-get install dataset-fashion-mnist     (Debian and Ubuntu)
-  - python -m d2l_utils                       (downloads it with torchvision; needs the network)
-  - put the four files, as they are or as .gz, into a folder and set D2L_DATA to it,
-    or give it as FashionMNIST(root=...)"""
 
 
 class DataModule(HyperParameters):
@@ -138,7 +116,7 @@ class ImageLoader:
         for indices in order.split(data.batch_size):
             X = source.images[indices].unsqueeze(1).to(data.device)
             if self.train and data.augment:
-                X = _augment(X, data.augment, data.generator)
+                X = augment_images(X, data.augment, data.generator)
             yield resize_images(X, data.resize), source.labels[indices].to(data.device)
 
 
@@ -202,7 +180,7 @@ class FashionMNIST(DataModule):
         self.save_hyperparameters()
         self.resize = tuple(resize)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
-        images, labels, test_images, test_labels = _load(root)
+        images, labels, test_images, test_labels = load(root)
         end = 60_000 - holdout
         last = end if train_size is None else train_size
         self.train = ImageSet(images[:last], labels[:last], self.resize)
@@ -234,62 +212,6 @@ class FashionMNIST(DataModule):
         return show_images(X[:n].squeeze(1).cpu(), nrows, ncols, titles=titles)
 
 
-def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Return uint8 images `(n, 1, h, w)` as float32 on [0, 1], in a new size.
-
-    They are PIL's very pixels, on any device; only a GPU's division by 255 may differ in the last
-    bit. `F.interpolate` gives these in some sizes only, such as 56 and 224; in others, such as 20,
-    it is off by a grey level, and so it is on a GPU.
-
-    >>> resize_images(torch.full((1, 1, 28, 28), 255, dtype=torch.uint8), (2, 2)).unique()
-    tensor([1.])
-    """
-    h, w = images.shape[-2:]
-    if (h, w) == tuple(size):
-        return images.float() / 255
-    rows = _resize_weights(h, size[0], images.device)
-    columns = _resize_weights(w, size[1], images.device)
-
-    def resample(images):
-        images = (images.double() @ columns.T).add_(0.5).floor_()
-        return (rows @ images).add_(0.5).floor_().float().div_(255)
-
-    # Few images at a time stay in a CPU's cache.
-    return torch.cat([*map(resample, images.split(8 if images.is_cpu else len(images)))])
-
-
-@lru_cache
-def _resize_weights(before: int, after: int, device: torch.device) -> torch.Tensor:
-    """Return the weight of each old pixel in each new one, `(after, before)`, as PIL has them.
-
-    They are a triangle around the new pixel's centre, as wide as the larger of both pixels, and
-    have 22 binary places: so doubles add them up without any error.
-    """
-    scale = before / after
-    centres = (torch.arange(after, dtype=torch.double)[:, None] + 0.5) * scale
-    distances = (torch.arange(before, dtype=torch.double) + 0.5 - centres).abs() / max(scale, 1)
-    weights = (1 - distances).clamp(min=0)
-    weights /= weights.sum(dim=1, keepdim=True)
-    return ((weights * 2**22 + 0.5).floor() / 2**22).to(device)
-
-
-def _augment(X, names, generator):
-    n, _, h, w = X.shape
-
-    def draw(high):
-        return torch.randint(high, (n,), generator=generator).to(X.device)
-
-    if "crop" in names:
-        pad = 2
-        X = F.pad(X, (pad,) * 4)
-        rows = draw(2 * pad + 1)[:, None, None] + torch.arange(h, device=X.device)[None, :, None]
-        cols = draw(2 * pad + 1)[:, None, None] + torch.arange(w, device=X.device)[None, None, :]
-        X = X[torch.arange(n, device=X.device)[:, None, None], 0, rows, cols].unsqueeze(1)
-    if "flip" in names:
-        X = torch.where(draw(2).bool()[:, None, None, None], X.flip(-1), X)
-    return X
-
-
 def _check_int(name, value, low, high=None):
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is {value!r}; it must be a whole number")
@@ -310,84 +232,3 @@ def _check_augment(augment):
     good = isinstance(augment, Collection) and not isinstance(augment, str)
     if not good or any(name not in AUGMENTATIONS for name in augment):
         raise ValueError(f"augment is {augment!r}; it must be a list of any of {AUGMENTATIONS}")
-
-
-# --- finding and checking the files ----------------------------------------------------------
-
-
-def _load(root) -> list[torch.Tensor]:
-    """Return training images, training labels, test images and test labels."""
-    folder = find_folder(root) or download(root)
-    contents = {name: read_file(folder, name) for name in FILES}
-    tensors = []
-    for name, content in contents.items():
-        # An IDX file: 4 bytes of type, 4 bytes a dimension, then the data.
-        is_images = "images" in name
-        raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        tensors.append(raw[16:].view(-1, 28, 28) if is_images else raw[8:].long())
-    return tensors
-
-
-def find_folder(root=None) -> Path | None:
-    """Return the first folder that holds all four files, or None."""
-    for place in _places(root):
-        for folder in (place, place / "FashionMNIST" / "raw"):
-            if all(_path(folder, name) for name in FILES):
-                return folder
-    return None
-
-
-def _places(root) -> list[Path]:
-    named = [root, os.environ.get("D2L_DATA")]
-    return [Path(p).expanduser() for p in named if p] + [_repository_data(), DEBIAN_FOLDER]
-
-
-def _repository_data() -> Path:
-    """Return `data/` of the repository, or below the current folder if there is no repository."""
-    repository = Path(__file__).parents[1]
-    return (repository if (repository / "_toc.yml").exists() else Path.cwd()) / "data"
-
-
-def _path(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / f"{name}.gz")
-    return next((p for p in candidates if p.is_file()), None)
-
-
-def read_file(folder: Path, name: str) -> bytes:
-    """Return the uncompressed content of a file; a ValueError names one that is not whole."""
-    path = _path(folder, name)
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, OSError, gzip.zlib.error) as error:
-        raise ValueError(f"{path} cannot be unpacked ({error}); {_MEND}") from error
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != FILES[name]:
-        raise ValueError(f"{path} is truncated or altered: its MD5 is not {FILES[name]}; {_MEND}")
-    return content
-
-
-_MEND = "delete it and bring the data set again with: python -m d2l_utils"
-
-
-def download(root=None) -> Path:
-    """Download the data set with torchvision and return the folder it lies in.
-
-    It arrives in a temporary folder beside the final one and is renamed file by file when it is
-    whole, so an interrupted download leaves nothing behind and two processes do no harm.
-
-    Raises:
-        FileNotFoundError: if it cannot be downloaded.
-    """
-    target = _places(root)[0] / "FashionMNIST" / "raw"
-    try:
-        from torchvision import datasets
-
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target) as temporary:
-            datasets.FashionMNIST(temporary, download=True)
-            source = Path(temporary) / "FashionMNIST" / "raw"
-            for name in FILES:
-                read_file(source, name)
-                os.replace(source / name, target / name)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise FileNotFoundError(f"{HOW_TO_GET_IT}\nThe download failed: {error}") from error
-    return target

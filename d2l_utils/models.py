@@ -7,7 +7,7 @@ from torch import nn
 
 from d2l_utils.module import Classifier, init_cnn
 
-__all__ = ["VGG", "VGG_ARCHS", "AlexNet", "vgg_block"]
+__all__ = ["VGG", "VGG_ARCHS", "VGG_NARROW", "AlexNet", "vgg_block"]
 
 Arch = Sequence[tuple[int | Sequence[int | str], int]]
 
@@ -25,6 +25,13 @@ VGG_ARCHS: dict[str, Arch] = {
 """The columns of Table 1 of Simonyan and Zisserman, 2014, arXiv 1409.1556.
 
 A is VGG-11, B is VGG-13, C and D have 16 weight layers (D is what is called VGG-16), E is VGG-19.
+
+:meta hide-value:
+"""
+
+
+VGG_NARROW: Arch = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
+"""VGG-11 with a quarter of its channels, which the section trains on Fashion-MNIST.
 
 :meta hide-value:
 """

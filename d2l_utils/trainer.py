@@ -4,16 +4,16 @@ import json
 import math
 import os
 import time
-import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from d2l_utils.board import progress_options
+from d2l_utils.checkpoint import read_checkpoint
 from d2l_utils.device import cpu, fast_precision, gpu, num_gpus
+from d2l_utils.files import atomic_write
 from d2l_utils.module import Classifier, HyperParameters
 
 __all__ = ["Trainer"]
@@ -324,13 +324,13 @@ class Trainer(HyperParameters):
             "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "random": {name: source.get_state() for name, source in self._random().items()},
         }
-        with whole_or_not_at_all(Path(self.checkpoint)) as part:
+        with atomic_write(Path(self.checkpoint)) as part:
             torch.save(state, part)
 
     def _load_checkpoint(self):
         if not Path(self.checkpoint).exists():
             return
-        state = _read_checkpoint(self.checkpoint)
+        state = read_checkpoint(self.checkpoint)
         for name, value in self._settings.items():
             was = state["settings"].get(name, value)  # one that is younger than the checkpoint
             if was != value:
@@ -448,48 +448,6 @@ def _check_loss(loss):
         raise TypeError(
             f"training_step gave a {given}; it must give the loss, a tensor that is one number"
         )
-
-
-def read_saved(path: str | os.PathLike):
-    """Return what `torch.save` wrote to a file.
-
-    Raises:
-        ValueError: if it is damaged, or was not written so.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load checks no checksum, and takes what is marked as a folder for empty.
-            folders = [part for part in archive.infolist() if part.external_attr & 16]
-            if folders or archive.testzip():
-                raise ValueError("a part of it is not what was written")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file has many ways to fail
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _read_checkpoint(path) -> dict:
-    cause = None
-    try:
-        state = read_saved(path)
-        if isinstance(state, dict) and "settings" in state:
-            return state
-    except ValueError as error:
-        cause = error
-    raise ValueError(
-        f"{path} is no checkpoint of this trainer, or a damaged one; delete it to start anew"
-    ) from cause
-
-
-@contextmanager
-def whole_or_not_at_all(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write to, which becomes `path` once all has gone well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _plain_settings(part) -> str:

@@ -17,9 +17,10 @@ from torchvision import transforms
 
 import d2l_utils as d2l
 from d2l_utils import data as data_module
+from d2l_utils import fashion_mnist_files
 from d2l_utils.data import ImageSet
 
-read_files = functools.cache(data_module._load)
+read_files = functools.cache(fashion_mnist_files.load)
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def as_in_a_notebook_of_its_own(monkeypatch):
     """Undoes what a section adds to classes, and reads the data set once for all."""
     classes = (d2l.HyperParameters, d2l.Module, d2l.Classifier, d2l.DataModule, d2l.FashionMNIST)
     before = {cls: dict(vars(cls)) for cls in (*classes, d2l.Trainer, d2l.ProgressBoard)}
-    monkeypatch.setattr(data_module, "_load", read_files)
+    monkeypatch.setattr(data_module, "load", read_files)
     matplotlib.use("Agg")
     torch.manual_seed(0)
     with matplotlib.rc_context():
@@ -196,10 +197,10 @@ def test_fashion_mnist():
 
 
 def test_fashion_mnist_as_the_section_builds_it(tmp_path):
-    for name in data_module.FILES:
+    for name in fashion_mnist_files.FILES:
         path = tmp_path / "FashionMNIST" / "raw" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data_module.read_file(data_module.find_folder(), name))
+        path.write_bytes(fashion_mnist_files.read_file(fashion_mnist_files.find_folder(), name))
 
     class FashionMNIST(d2l.DataModule):
         def __init__(self, batch_size=64, resize=(28, 28)):

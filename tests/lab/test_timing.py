@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import d2l_utils as d2l
-from d2l_utils import timing
+from d2l_lab import timing
 
 SMALL = dataclasses.replace(timing.QUICK, side=32, head_batches=(2,))
 CPU = torch.device("cpu")
@@ -326,7 +326,7 @@ def test_a_bare_gpu_machine_can_run_it():
     script = f"""
 import dataclasses, sys
 sys.modules |= dict.fromkeys({others}, None)
-from d2l_utils import timing
+from d2l_lab import timing
 plan = dataclasses.replace(timing.QUICK, side=32)
 timing.NETWORKS = {{"VGG-11": lambda: timing.VGG(((1, 2), (1, 4)), timing.LR, head=(8,))}}
 print(len(timing.network_times(timing.cpu(), plan)))

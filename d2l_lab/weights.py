@@ -1,6 +1,6 @@
 """Trained weights to take along: one safetensors file with the network's description in it.
 
-    python -m d2l_utils.weights book/experiments/low_resolution.toml final 0 winner.safetensors
+    python -m d2l_lab.weights book/experiments/low_resolution.toml final 0 winner.safetensors
 
 writes the weights of a run that was trained on this machine. Reading them needs no grid. Both need
 safetensors: pip install safetensors brings it.
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import torch
 
+from d2l_lab.grid import load_grid
+from d2l_lab.run import Run, default_folders
 from d2l_utils.cost import on_meta
-from d2l_utils.experiment import Run, default_folders
-from d2l_utils.grid import load_grid
+from d2l_utils.files import atomic_write
 from d2l_utils.models import VGG
-from d2l_utils.trainer import whole_or_not_at_all
 
 __all__ = ["export", "load_card", "load_model"]
 
@@ -54,7 +54,7 @@ def export(run: Run, path: str | os.PathLike) -> None:
     if record is None:
         raise FileNotFoundError(f"there is no record of this run: {run.record}")
     weights = {name: w.contiguous() for name, w in run.trained_model().state_dict().items()}
-    with whole_or_not_at_all(Path(path)) as part:
+    with atomic_write(Path(path)) as part:
         # The format's metadata are texts.
         card = {key: json.dumps(record[key]) for key in _CARD}
         part.write_bytes(_safetensors().torch.save(weights, card))
@@ -110,13 +110,13 @@ def _read(path):
             card = {key: json.loads(file.metadata()[key]) for key in _CARD}
             return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (KeyError, safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no file of d2l_utils.weights: {error}") from error
+        raise ValueError(f"{path} is no file of d2l_lab.weights: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the weights of a run; return 0 if it went well."""
     parser = argparse.ArgumentParser(
-        prog="python -m d2l_utils.weights",
+        prog="python -m d2l_lab.weights",
         description="Write the trained weights of a run, with their description, to one file.",
     )
     add = parser.add_argument
@@ -124,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("variant", metavar="VARIANT", help="the run's variant")
     add("seed", type=int, metavar="SEED", help="the run's seed")
     add("file", type=Path, metavar="FILE.safetensors", help="the file to write")
-    add("--results", type=Path, metavar="FOLDER", help="as in d2l_utils.experiment")
-    add("--checkpoints", type=Path, metavar="FOLDER", help="as in d2l_utils.experiment")
+    add("--results", type=Path, metavar="FOLDER", help="as in d2l_lab")
+    add("--checkpoints", type=Path, metavar="FOLDER", help="as in d2l_lab")
     options = parser.parse_args(arguments)
     results, checkpoints = default_folders(options.grid)
     try:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import parametrize, prune
 
 import d2l_utils as d2l
-from d2l_utils import compress
+from d2l_lab import compress
 
 SHAPES = {"vgg": (1, 16, 16), "vgg_bn": (1, 16, 16), "alexnet": (1, 99, 99)}
 WIDTHS = (48, 40)

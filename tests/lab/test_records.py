@@ -13,14 +13,16 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import d2l_utils as d2l
-from d2l_utils import compress, experiment
+from d2l_lab import __main__ as experiment
+from d2l_lab import compress
+from d2l_lab.grid import Config, load_grid
+from d2l_lab.run import Run, replay
+from d2l_lab.weights import load_card, load_model
 from d2l_utils import data as data_module
+from d2l_utils import fashion_mnist_files
 from d2l_utils.cost import on_meta
-from d2l_utils.experiment import Run, replay
-from d2l_utils.grid import Config, load_grid
-from d2l_utils.weights import load_card, load_model
 
-BOOK = Path(__file__).parents[1] / "book"
+BOOK = Path(__file__).parents[2] / "book"
 GRIDS = sorted((BOOK / "experiments").glob("*.toml"))
 FILES = sorted((BOOK / "results").glob("*/*-seed*.json"))
 WEIGHTS = sorted((BOOK / "results").glob("*/*.safetensors"))
@@ -30,10 +32,10 @@ STEPS = 10
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch):
     """Unpacking the data set takes longer than most replays."""
-    monkeypatch.setattr(data_module, "_load", LOAD)
+    monkeypatch.setattr(data_module, "load", LOAD)
 
 
-LOAD = functools.cache(data_module._load)
+LOAD = functools.cache(fashion_mnist_files.load)
 
 
 def name(path):
@@ -144,7 +146,7 @@ def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("tiny") / "tiny.toml"
     path.write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_module, "_load", LOAD)
+        patch.setattr(data_module, "load", LOAD)
         patch.setattr(experiment, "keep_memory", lambda: None)  # it is for a whole process
         assert experiment.main([str(path), "--variant", "a", "--seed", "0"]) == 0
     run = Run(load_grid(path), "a", 0, *experiment.default_folders(path))

@@ -14,10 +14,13 @@ import pytest
 import torch
 
 import d2l_utils as d2l
+from d2l_lab import __main__ as experiment
+from d2l_lab.__main__ import main
+from d2l_lab.grid import Config, load_grid
+from d2l_lab.records import load_records
+from d2l_lab.run import Run, replay
 from d2l_utils import data as data_module
-from d2l_utils import experiment
-from d2l_utils.experiment import Run, load_records, main, replay
-from d2l_utils.grid import Config, load_grid
+from d2l_utils import fashion_mnist_files
 
 TOP = """question = "Does it run?"
 seeds = [0]
@@ -44,10 +47,10 @@ batch_norm = true
 @pytest.fixture(autouse=True)
 def read_once(monkeypatch):
     """Unpacking the data set takes longer than these runs."""
-    monkeypatch.setattr(data_module, "_load", LOAD)
+    monkeypatch.setattr(data_module, "load", LOAD)
 
 
-LOAD = functools.cache(data_module._load)
+LOAD = functools.cache(fashion_mnist_files.load)
 
 
 @pytest.fixture(autouse=True)
@@ -535,7 +538,7 @@ def test_data_that_are_not_there_are_missed_once(write, capsys, monkeypatch):
     def missing(root):
         raise FileNotFoundError("Fashion-MNIST was not found")
 
-    monkeypatch.setattr(data_module, "_load", missing)
+    monkeypatch.setattr(data_module, "load", missing)
     path = write("[variants.a]\n[variants.b]\n")
     assert main([str(path)]) == 2
     assert capsys.readouterr() == ("", "Fashion-MNIST was not found\n")
@@ -629,7 +632,7 @@ LONG = "[variants.a]\nepochs = 100000\n"
 
 
 def start(*arguments, **options):
-    command = [sys.executable, "-m", "d2l_utils.experiment", *map(str, arguments)]
+    command = [sys.executable, "-m", "d2l_lab", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, **pipes, **options)
 
@@ -657,7 +660,7 @@ def test_ctrl_c_stops_a_process_cleanly(write, tmp_path):
 
 KILL_AT = """
 import os, signal, sys
-from d2l_utils import experiment
+from d2l_lab import __main__ as experiment
 replace = os.replace
 def kill(part, path):
     if str(path).endswith(sys.argv[1]):
@@ -1066,18 +1069,18 @@ def test_what_cannot_be_an_option_is_refused(options, capsys):
     with pytest.raises(SystemExit) as refusal:
         main(["grid.toml", *options] if options else [])
     assert refusal.value.code == 2
-    assert "usage: python -m d2l_utils.experiment" in capsys.readouterr().err
+    assert "usage: python -m d2l_lab" in capsys.readouterr().err
 
 
 def test_help_reads_well():
-    command = [sys.executable, "-m", "d2l_utils.experiment", "--help"]
+    command = [sys.executable, "-m", "d2l_lab", "--help"]
     environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert all(len(line) <= 80 for line in lines)
     text = " ".join(done.stdout.split())
-    assert text.startswith("usage: python -m d2l_utils.experiment [-h]")
+    assert text.startswith("usage: python -m d2l_lab [-h]")
     assert "Ctrl-C; the same command goes on" in text
     helps = {
         "GRID.toml": "what to train",

@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import d2l_utils as d2l
+from d2l_lab import __main__ as experiment
+from d2l_lab import weights as weights_module
+from d2l_lab.grid import load_grid
+from d2l_lab.run import Run
+from d2l_lab.weights import export, load_card, load_model, main
 from d2l_utils import data as data_module
-from d2l_utils import experiment
-from d2l_utils import weights as weights_module
-from d2l_utils.experiment import Run
-from d2l_utils.grid import load_grid
-from d2l_utils.weights import export, load_card, load_model, main
+from d2l_utils import fashion_mnist_files
 
 GRID = """question = "Does it travel?"
 seeds = [0]
@@ -44,12 +45,12 @@ transform = {prune = 0.5}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Trains the grid, but for one variant, and gives its path."""
-    load = data_module._load
+    load = fashion_mnist_files.load
     path = tmp_path_factory.mktemp("grid") / "tiny.toml"
     path.write_text(GRID)
     once = load(None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_module, "_load", lambda root: once)
+        patch.setattr(data_module, "load", lambda root: once)
         patch.setattr(experiment, "keep_memory", lambda: None)  # it is for a whole process
         names = ("gap", "base", "pruned")
         command = [str(path), *(part for name in names for part in ("--variant", name))]
@@ -154,10 +155,10 @@ def test_files_that_are_none_of_ours_are_refused(trained, tmp_path):
 
     for damaged in (b"", b"weights", whole[: len(whole) // 2], whole[:20]):
         file.write_bytes(damaged)
-        is_refused("is no file of d2l_utils.weights: ")
+        is_refused("is no file of d2l_lab.weights: ")
     for foreign in (None, {"config": "{"}, {**card, "config": "{"}):
         save_file(weights, file, foreign)
-        is_refused("is no file of d2l_utils.weights: ")
+        is_refused("is no file of d2l_lab.weights: ")
     for config in ("{}", "3", json.dumps({"arch": [], "head": [], "batch_norm": 1, "lr": 1})):
         save_file(weights, file, {**card, "config": config})
         is_refused("does not hold the network it describes: ")
@@ -217,14 +218,14 @@ def test_the_command_says_where_it_cannot_write(trained, capsys):
 
 
 def test_what_it_needs_comes_with_the_extras_and_is_named():
-    pyproject = Path(__file__).parents[1] / "pyproject.toml"
+    pyproject = Path(__file__).parents[2] / "pyproject.toml"
     extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
     assert "safetensors" in extras["notebook"]
     assert "pip install safetensors" in weights_module.__doc__
 
 
 def test_help_reads_well():
-    command = [sys.executable, "-m", "d2l_utils.weights", "--help"]
+    command = [sys.executable, "-m", "d2l_lab.weights", "--help"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     text = " ".join(done.stdout.split())

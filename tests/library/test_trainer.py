@@ -12,8 +12,10 @@ from torch.nn import functional as F  # noqa: N812
 
 import d2l_utils as d2l
 from d2l_utils import data as data_module
+from d2l_utils import fashion_mnist_files
+from d2l_utils.checkpoint import read_checkpoint
 from d2l_utils.data import ImageSet
-from d2l_utils.trainer import PRECISIONS, _read_checkpoint
+from d2l_utils.trainer import PRECISIONS
 
 HISTORY = ["epoch", "train_loss", "val_loss", "val_acc", "seconds", "images_per_second"]
 
@@ -61,12 +63,12 @@ class Net(d2l.Classifier):
         return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, steps)
 
 
-read_files = functools.cache(data_module._load)
+read_files = functools.cache(fashion_mnist_files.load)
 
 
 @pytest.fixture(autouse=True)
 def read_files_once(monkeypatch):
-    monkeypatch.setattr(data_module, "_load", read_files)
+    monkeypatch.setattr(data_module, "load", read_files)
 
 
 class Line(d2l.Classifier):
@@ -850,7 +852,7 @@ def test_a_bit_that_flips_is_noticed(tmp_path):
     for place in range(0, len(whole), 97):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
         try:
-            assert equal(_read_checkpoint(path)["model"], good)  # it was in the padding
+            assert equal(read_checkpoint(path)["model"], good)  # it was in the padding
         except ValueError as error:
             assert "damaged" in str(error)
             noticed += 1

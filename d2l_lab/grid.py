@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from d2l_utils import compress
+from d2l_lab import compress
 from d2l_utils.cost import on_meta
-from d2l_utils.data import AUGMENTATIONS
 from d2l_utils.models import VGG
+from d2l_utils.pixels import AUGMENTATIONS
 
 __all__ = ["Config", "Grid", "load_grid", "transformed"]
 

@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from torch.utils.flop_counter import FlopCounterMode
 
 import d2l_utils as d2l
-from d2l_utils import compress
+from d2l_lab import compress
 from d2l_utils.cost import on_meta
 
 NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))

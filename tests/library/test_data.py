@@ -21,14 +21,15 @@ from torchvision import datasets, transforms
 import d2l_utils as d2l
 import d2l_utils.__main__ as command
 from d2l_utils import data as data_module
+from d2l_utils import fashion_mnist_files, pixels
 from d2l_utils.data import ImageSet
 
-read_files = functools.cache(data_module._load)
+read_files = functools.cache(fashion_mnist_files.load)
 
 
 def make(**arguments):
     """Makes the data set without reading its files again."""
-    with mock.patch.object(data_module, "_load", lambda root: read_files(None)):
+    with mock.patch.object(data_module, "load", lambda root: read_files(None)):
         return d2l.FashionMNIST(**arguments)
 
 
@@ -97,8 +98,8 @@ def test_pixels_are_those_of_torchvision(fashion, size):
 @pytest.mark.parametrize("size", [(20, 20), (56, 56), (224, 224)])
 def test_pixels_on_a_gpu_are_the_same(fashion, size):
     images = fashion.val.images[:256, None]
-    on_gpu = data_module.resize_images(images.cuda(), size).cpu()
-    expected = data_module.resize_images(images, size)
+    on_gpu = pixels.resize_images(images.cuda(), size).cpu()
+    expected = pixels.resize_images(images, size)
     assert torch.equal((255 * on_gpu).round(), (255 * expected).round())
     assert (on_gpu - expected).abs().max() <= 2**-23  # there torch multiplies by 1/255
 
@@ -328,7 +329,7 @@ def test_tensorloader():
 # Three images of each kind stand in for the real ones: small, and told by their own checksums.
 IMAGES = bytes(16) + bytes(range(256)) * 9 + bytes(48)
 LABELS = bytes(8) + bytes([0, 1, 2])
-CONTENT = {name: IMAGES if "images" in name else LABELS for name in data_module.FILES}
+CONTENT = {name: IMAGES if "images" in name else LABELS for name in fashion_mnist_files.FILES}
 CHECKSUMS = {name: hashlib.md5(content).hexdigest() for name, content in CONTENT.items()}
 NAME = "t10k-images-idx3-ubyte"
 
@@ -350,9 +351,9 @@ def places(tmp_path, monkeypatch):
     def no_network(root, download):
         raise URLError("no network")
 
-    monkeypatch.setattr(data_module, "FILES", CHECKSUMS)
-    monkeypatch.setattr(data_module, "DEBIAN_FOLDER", tmp_path / "debian")
-    monkeypatch.setattr(data_module, "_repository_data", lambda: tmp_path / "repository")
+    monkeypatch.setattr(fashion_mnist_files, "FILES", CHECKSUMS)
+    monkeypatch.setattr(fashion_mnist_files, "DEBIAN_FOLDER", tmp_path / "debian")
+    monkeypatch.setattr(fashion_mnist_files, "_repository_data", lambda: tmp_path / "repository")
     monkeypatch.setattr(datasets, "FashionMNIST", no_network)
     monkeypatch.delenv("D2L_DATA", raising=False)
     return tmp_path
@@ -369,7 +370,7 @@ def test_files_may_be_packed_or_not_and_lie_as_torchvision_lays_them(places, pac
 
 def test_order_of_the_search(places, monkeypatch):
     def found():
-        return data_module.find_folder(places / "root")
+        return fashion_mnist_files.find_folder(places / "root")
 
     assert found() is None
     write(places / "debian", packed=True)
@@ -386,21 +387,21 @@ def test_a_folder_may_lie_at_home(places, monkeypatch):
     monkeypatch.setenv("HOME", str(places))
     monkeypatch.setenv("USERPROFILE", str(places))  # Windows
     write(places / "mine")
-    assert data_module.find_folder("~/mine") == places / "mine"
+    assert fashion_mnist_files.find_folder("~/mine") == places / "mine"
 
 
 def test_a_folder_with_three_of_the_four_files_is_passed_over(places):
     write(places / "root", only=list(CONTENT)[:3])
     write(places / "debian")
-    assert data_module.find_folder(places / "root") == places / "debian"
+    assert fashion_mnist_files.find_folder(places / "root") == places / "debian"
 
 
 def test_the_folder_of_the_repository(tmp_path, monkeypatch):
-    assert data_module._repository_data() == Path(d2l.__file__).parents[1] / "data"
+    assert fashion_mnist_files._repository_data() == Path(d2l.__file__).parents[1] / "data"
     installed = tmp_path / "site-packages" / "d2l_utils" / "data.py"
     monkeypatch.setattr(data_module, "__file__", str(installed))
     monkeypatch.chdir(tmp_path)
-    assert data_module._repository_data() == tmp_path / "data"
+    assert fashion_mnist_files._repository_data() == tmp_path / "data"
 
 
 def truncate(content):

@@ -1,9 +1,9 @@
 """How long the networks take on this machine, and on a GPU in how much memory: one JSON file each.
 
-    python -m d2l_utils.timing                              # the CPU and, if there is one, the GPU
-    python -m d2l_utils.timing --keep-memory                # the CPU, with `d2l.keep_memory()`
-    python -m d2l_utils.timing --quick --results rehearsal  # one minute, small images
-    python -m d2l_utils.timing --part network_times         # one part; the others stay empty
+    python -m d2l_lab.timing                              # the CPU and, if there is one, the GPU
+    python -m d2l_lab.timing --keep-memory                # the CPU, with `d2l.keep_memory()`
+    python -m d2l_lab.timing --quick --results rehearsal  # one minute, small images
+    python -m d2l_lab.timing --part network_times         # one part; the others stay empty
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`, or
 `<device>-memory-kept.json` where memory was kept, written whole or not at all. All that is to be
@@ -29,10 +29,11 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from d2l_utils import compress
+from d2l_lab import compress
+from d2l_lab.machine import hardware, versions
+from d2l_lab.records import write_json
 from d2l_utils.data import DataModule
 from d2l_utils.device import cpu, fast_precision, keep_memory, try_all_gpus
-from d2l_utils.experiment import hardware, versions, write_json
 from d2l_utils.models import VGG, VGG_ARCHS, AlexNet
 from d2l_utils.trainer import Trainer
 
@@ -416,7 +417,7 @@ def _file_name(machine: dict, device: torch.device) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m d2l_utils.timing",
+        prog="python -m d2l_lab.timing",
         description="Time the networks on this machine, which should have no other work.",
     )
     one = parser.add_mutually_exclusive_group()

@@ -1,0 +1,1 @@
+"""The laboratory that made book/results; no reader needs it to follow an answer."""

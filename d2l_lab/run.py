@@ -1,0 +1,287 @@
+"""Training runs as data: a grid in TOML, one JSON record a run, stopped and resumed at will.
+
+    python -m d2l_lab book/experiments/low_resolution.toml
+    python -m d2l_lab GRID.toml --variant r56 --seed 0     # a part of it
+    python -m d2l_lab GRID.toml --list                     # what is there, what is not
+
+A record is `<results>/<grid>/<variant>-seed<k>.json`, written whole or not at all. A run whose
+record is there is not done again, so several machines can share a grid, each with variants or seeds
+of its own. A stopped run goes on after its last whole epoch. The records of the book's grids go to
+`book/results`, their checkpoints and weights, which are not kept in git, to `checkpoints`; other
+grids have both folders beside them.
+Only int8 needs more than torch, numpy and tqdm.
+"""
+
+import dataclasses
+import datetime
+import json
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from d2l_lab.grid import Config, Grid, transformed
+from d2l_lab.machine import hardware, versions
+from d2l_lab.recipe import RecipeVGG, make_model
+from d2l_lab.records import write_json
+from d2l_utils.checkpoint import read_saved
+from d2l_utils.cost import layer_costs
+from d2l_utils.data import FashionMNIST
+from d2l_utils.files import atomic_write
+from d2l_utils.trainer import Trainer
+
+__all__ = ["Run", "default_folders", "replay"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a grid: a variant with a seed, and where its files lie.
+
+    Attributes:
+        grid: the grid.
+        variant: name of the variant.
+        seed: seed of weights, order, dropout and augmentation.
+        results: folder of the records.
+        checkpoints: folder of checkpoints and trained weights, which are not kept in git.
+    """
+
+    grid: Grid
+    variant: str
+    seed: int
+    results: Path
+    checkpoints: Path
+
+    @property
+    def config(self) -> Config:
+        """The settings of the variant."""
+        return self.grid.variants[self.variant]
+
+    @property
+    def record(self) -> Path:
+        """The record's file."""
+        return self.results / self.grid.name / f"{self.variant}-seed{self.seed}.json"
+
+    @property
+    def predictions(self) -> Path:
+        """The file of predicted classes, one per validation image, uint8."""
+        return self.record.with_suffix(".predictions.npy")
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that training goes on from."""
+        return self.checkpoints / self.grid.name / f"{self.variant}-seed{self.seed}.pt"
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained weights, for the variants that start from them."""
+        return self.checkpoint.with_suffix(".weights.pt")
+
+    @property
+    def _settings(self) -> Path:
+        return self.checkpoint.with_suffix(".settings.json")
+
+    def sibling(self, variant: str) -> "Run":
+        """Return the run of another variant with the same seed."""
+        return dataclasses.replace(self, variant=variant)
+
+    def prepare(self) -> tuple[RecipeVGG, FashionMNIST]:
+        """Return model and data, ready to be trained.
+
+        Raises:
+            FileNotFoundError: if it starts from weights that are not on this machine.
+        """
+        c = self.config
+        teacher = self.sibling(c.teacher).trained_model() if c.teacher else None
+        if c.start:
+            model = transformed(self.sibling(c.start).trained_model(), c.transform)
+            model.config, model._teacher = c, [teacher]
+        else:
+            model = make_model(c, teacher)
+        size = (c.resolution, c.resolution)
+        data = FashionMNIST(
+            c.batch_size,
+            size,
+            holdout=c.holdout,
+            train_size=c.train_size or None,
+            augment=c.augment,
+        )
+        return model, data
+
+    def trained_model(self) -> RecipeVGG:
+        """Return the network with the weights that this run ended with.
+
+        Raises:
+            FileNotFoundError: if they are not on this machine.
+            ValueError: if they are damaged, or of another network, or the record is of other
+                settings.
+        """
+        self.recorded()  # weights of other settings than the grid's must not be gone on from
+        if not self.weights.exists():
+            there = self.record.exists()
+            remedy = f"delete {self.record} and train" if there else "train"
+            raise FileNotFoundError(
+                f"the weights of {self.variant} with seed {self.seed} are not on this machine "
+                f"({self.weights}); {remedy} that run here first"
+            )
+        model, c = make_model(self.config), self.config
+        model.eval()(torch.zeros(1, 1, c.resolution, c.resolution))
+        try:
+            model.load_state_dict(read_saved(self.weights))
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.weights} is damaged, or of another network than {self.variant}; delete it "
+                f"and {self.record} to train again"
+            ) from error
+        return model
+
+    def execute(self, precision: str | None = None) -> dict | None:
+        """Train, write the record and return it; None if it was interrupted."""
+        started = time.perf_counter()
+        model, data = self.prepare()
+        c = self.config
+        trainer = Trainer(
+            max(c.epochs, 1),
+            num_gpus=0 if "int8" in c.transform else 1,
+            precision=precision or c.precision or ("float32" if "int8" in c.transform else None),
+            seed=self.seed,
+            checkpoint=self.checkpoint if c.epochs else None,
+        )
+        if c.epochs:
+            self._check_checkpoint()
+            trainer.fit(model, data)
+            if trainer.interrupted:
+                return None
+            final = {key: trainer.history[-1][key] for key in ("val_loss", "val_acc")}
+        else:
+            final = trainer.evaluate(model, data)
+        earlier = sum(row["seconds"] for row in trainer.history[: trainer.resumed_epochs])
+        record = {
+            "experiment": self.grid.name,
+            "variant": self.variant,
+            "seed": self.seed,
+            "config": dataclasses.asdict(c),
+            "validated_on": "held-out training images" if c.holdout else "test set",
+            "network": _network(model, c),
+            "final": final,
+            "history": trainer.history,
+            "first_losses": trainer.first_losses,
+            "precision": trainer.precision,
+            "hardware": hardware(trainer.device),
+            "versions": versions(),
+            "wall_seconds": earlier + time.perf_counter() - started,
+            "resumed": trainer.resumed_epochs > 0,
+            "finished": datetime.date.today().isoformat(),
+        }
+        self._keep_weights(model)
+        self._keep_predictions(model, data, trainer)
+        write_json(self.record, record)
+        self.checkpoint.unlink(missing_ok=True)
+        self._settings.unlink(missing_ok=True)
+        return record
+
+    def recorded(self) -> dict | None:
+        """Return the record, or None if there is none.
+
+        Raises:
+            ValueError: if it is damaged or cannot be read, or was made with other settings than the
+                grid has now.
+        """
+        if not self.record.exists():
+            return None
+        try:
+            record = json.loads(self.record.read_text(encoding="utf-8"))
+            was = _settings_then(record["config"])
+            float(record["final"]["val_acc"])  # which the list shows
+        except OSError as error:
+            raise ValueError(f"{self.record} cannot be read: {error}") from error
+        except (KeyError, RecursionError, TypeError, ValueError) as error:
+            raise ValueError(f"{self.record} is damaged; delete it to train again") from error
+        if other := _differences(was, _settings_of(self.config)):
+            message = f"{self.record} was made with other settings: {other}"
+            raise ValueError(f"{message}; delete it to train again")
+        return record
+
+    def _check_checkpoint(self):
+        """Refuse a checkpoint of other settings; the trainer itself does not know them all."""
+        now = _settings_of(self.config)
+        if self.checkpoint.exists() and self._settings.exists():
+            try:
+                was = _settings_then(json.loads(self._settings.read_text(encoding="utf-8")))
+            except (RecursionError, TypeError, ValueError) as error:
+                message = f"{self._settings} is damaged; delete it and {self.checkpoint}"
+                raise ValueError(f"{message} to train from the first epoch on") from error
+            if other := _differences(was, now):
+                message = f"{self.checkpoint} was made with other settings: {other}"
+                raise ValueError(f"{message}; delete it to train from the first epoch on")
+        write_json(self._settings, now)
+
+    def _keep_weights(self, model):
+        others = self.grid.variants.values()
+        if any(self.variant in (c.start, c.teacher) for c in others) or self._is_worth_shipping():
+            with atomic_write(self.weights) as part:
+                torch.save(model.state_dict(), part)
+
+    @torch.no_grad()
+    def _keep_predictions(self, model, data, trainer):
+        """Write the class that each image is taken for, in the data set's order."""
+        trainer.prepare_data(data)
+        batches = map(trainer.prepare_batch, trainer.val_dataloader)
+        with trainer._autocast():
+            classes = torch.cat([model(*batch[:-1]).argmax(dim=1) for batch in batches])
+        with atomic_write(self.predictions) as part, part.open("wb") as file:
+            np.save(file, classes.to(torch.uint8).numpy(force=True))
+
+    def _is_worth_shipping(self):
+        return self.config.head == "gap"  # small enough to be kept
+
+
+def _network(model, config) -> dict:
+    # Pruning and int8 change neither the number of weights nor of multiply-accumulates.
+    counted = model if "svd" in config.transform else make_model(config)
+    rows = layer_costs(counted, (1, config.resolution, config.resolution))
+    return {
+        "params": sum(p.numel() for p in model.parameters()),
+        "macs": sum(row.macs for row in rows),
+    }
+
+
+def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> list[float]:
+    """Train the first steps of a run again and return their losses.
+
+    They are those of the record, but for rounding: another processor, or another number of
+    threads, adds in another order.
+
+    Raises:
+        FileNotFoundError: if it starts from weights that are not on this machine.
+    """
+    model, data = run.prepare()
+    trainer = Trainer(max(run.config.epochs, 1), num_gpus, precision=precision, seed=run.seed)
+    trainer.start(model, data)
+    return [float(trainer.step(batch)) for batch in islice(trainer.train_dataloader, steps)]
+
+
+def _settings_of(config: Config) -> dict:
+    """Return the settings as JSON keeps them: with lists and no tuples."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def _settings_then(kept: dict) -> dict:
+    """Return settings of earlier; one that did not exist yet had its default."""
+    return _settings_of(Config(**kept))
+
+
+def _differences(was: dict, now: dict) -> str:
+    """Return how settings differ, "" if they do not."""
+    pairs = {key: (was.get(key), now.get(key)) for key in was | now}
+    return ", ".join(f"{key} {a}, now {b}" for key, (a, b) in pairs.items() if a != b)
+
+
+def default_folders(grid_file: Path) -> tuple[Path, Path]:
+    """Return the folders of records and of checkpoints: the book's, or beside any other grid."""
+    folder = grid_file.resolve().parent
+    if folder.parts[-2:] == ("book", "experiments"):
+        return folder.parent / "results", folder.parents[1] / "checkpoints"
+    return folder / "results", folder / "checkpoints"

@@ -1,0 +1,45 @@
+"""The recorded runs of training that the book's tables are made of, as a table."""
+
+import json
+from pathlib import Path
+
+__all__ = ["results"]
+
+_FOLDER = Path(__file__).parents[1] / "book" / "results"
+
+
+def results(experiment: str):
+    """Return the recorded runs of an experiment as a pandas DataFrame, one row per run.
+
+    Its columns are `variant`, `seed`, `accuracy`, `loss`, `macs`, `params`, `precision`, `device`,
+    `seconds` and `history` (one dict per epoch). Files are found from wherever a notebook lies.
+
+    Raises:
+        FileNotFoundError: if there is no such experiment.
+
+    >>> results("low_resolution").groupby("variant").accuracy.count()["final"]
+    np.int64(5)
+    """
+    import pandas as pd
+
+    files = sorted((_FOLDER / experiment).glob("*-seed*.json"))
+    if not files:
+        there = ", ".join(sorted(p.name for p in _FOLDER.glob("*") if p.is_dir()))
+        raise FileNotFoundError(f"experiment is {experiment!r}; there are records of: {there}")
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return pd.DataFrame([_row(record) for record in records])
+
+
+def _row(record: dict) -> dict:
+    return {
+        "variant": record["variant"],
+        "seed": record["seed"],
+        "accuracy": record["final"]["val_acc"],
+        "loss": record["final"]["val_loss"],
+        "macs": record["network"]["macs"],
+        "params": record["network"]["params"],
+        "precision": record["precision"],
+        "device": record["hardware"]["device"],
+        "seconds": record["wall_seconds"],
+        "history": record["history"],
+    }
