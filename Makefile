@@ -15,7 +15,7 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
     && echo $(python))))
 
 # `make notebooks NOTEBOOK=book/flops.ipynb` runs one.
-NOTEBOOK ?= $(sort $(wildcard book/*.ipynb))
+NOTEBOOK ?= $(sort $(wildcard book/*.ipynb book/studies/*.ipynb))
 
 # What no two runs have in common goes; outputs, counts and cell ids stay.
 NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \

@@ -4,9 +4,9 @@ import importlib.util
 
 import matplotlib.pyplot as plt
 import numpy as np
-from test_notebooks import ROOT
+from test_notebooks import BOOK
 
-CARDS = ROOT / "book/cards"
+CARDS = BOOK / "cards"
 
 
 def test_cards_show_what_the_package_counts(tmp_path):

@@ -6,7 +6,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from test_notebooks import NOTEBOOKS, ROOT, toc_files
+from test_notebooks import NOTEBOOKS, ROOT, name_of, toc_files
 
 HTML = ROOT / "_build/html"
 # What a page brings with it, as against what it links to.
@@ -116,7 +116,7 @@ def test_every_page_has_what_a_reader_goes_on_with(pages):
         assert bool(page.find("a", class_="left-prev")) == (place > 0), name
         assert bool(page.find("a", class_="right-next")) == (place < len(names) - 1), name
     for path in NOTEBOOKS:
-        page = pages[HTML / f"book/{path.stem}.html"]
+        page = pages[HTML / f"{name_of(path)}.html"]
         source = page.find("a", class_="btn-download-source-button")["href"]
         assert source.endswith(f"{path.stem}.ipynb")
         assert any("copybutton" in tag["src"] for tag in page("script", src=True))
@@ -124,7 +124,7 @@ def test_every_page_has_what_a_reader_goes_on_with(pages):
 
 def test_figures_are_numbered(pages):
     for path in NOTEBOOKS:
-        page = pages[HTML / f"book/{path.stem}.html"]
+        page = pages[HTML / f"{name_of(path)}.html"]
         numbers = [tag.find(class_="caption-number") for tag in page("figcaption")]
         assert all(numbers), path
 

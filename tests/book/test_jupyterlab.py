@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from test_notebooks import NOTEBOOKS, ROOT
+from test_notebooks import BOOK, NOTEBOOKS, ROOT
 
 # The notebook in front, as JupyterLab itself holds it.
 NOTEBOOK = "jupyterapp.shell.currentWidget?.content"
@@ -111,7 +111,7 @@ def errors(cells):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs_in_the_browser(page, open_notebook, path):
-    open_notebook(path.name)
+    open_notebook(path.relative_to(BOOK).as_posix())
     cells = run_all(page)
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
     assert errors(cells) == []

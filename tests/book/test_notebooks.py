@@ -1,7 +1,7 @@
 """Guards of the notebooks: what `pytest --nbval` does not look at, or lets pass without a word.
 
-A guard takes a notebook and returns its complaints. `pytest tests/test_notebooks.py -k flops` runs
-all guards on book/flops.ipynb; each guard is itself run on a notebook that breaks its rule.
+A guard takes a notebook and returns its complaints. `pytest tests/book/test_notebooks.py -k flops`
+runs all guards on book/flops.ipynb; each guard is itself run on a notebook that breaks its rule.
 """
 
 import io
@@ -22,12 +22,18 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "book").glob("*.ipynb"))
+BOOK = ROOT / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb")) + sorted(BOOK.glob("studies/*.ipynb"))
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 # Cells, by notebook, whose output nbval is told not to compare. Each stands here for a reason.
 UNCHECKED = {}
 SANITIZE_RULES = 1
+
+
+def name_of(path):
+    """The name of a page as _toc.yml and the built book have it: book/studies/heads."""
+    return path.relative_to(ROOT).with_suffix("").as_posix()
 
 
 def read(path):
@@ -325,7 +331,7 @@ def toc_files(node):
 
 def test_table_of_contents_lists_each_notebook_once():
     listed = Counter(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())))
-    notebooks = {f"book/{path.stem}" for path in NOTEBOOKS}
+    notebooks = {name_of(path) for path in NOTEBOOKS}
     assert notebooks <= set(listed)
     assert set(listed.values()) == {1}
 
@@ -358,7 +364,9 @@ def test_nbval_collects_every_code_cell():
     # Of the two folders that are collected the tests take long to import, and are not asked for.
     lines = run_pytest("--collect-only", "--ignore=tests", cwd=ROOT).splitlines()
     collected = Counter(line.split("::")[0] for line in lines if ".ipynb::Cell " in line)
-    assert collected == {f"book/{path.name}": len(code_cells(read(path))) for path in NOTEBOOKS}
+    assert collected == {
+        f"{name_of(path)}.ipynb": len(code_cells(read(path))) for path in NOTEBOOKS
+    }
 
 
 def is_unchecked(cell):
@@ -367,8 +375,10 @@ def is_unchecked(cell):
 
 
 def test_nbval_passes_over_no_more_cells_than_listed():
-    passed_over = {path.stem: sum(map(is_unchecked, code_cells(read(path)))) for path in NOTEBOOKS}
-    assert {stem: cells for stem, cells in passed_over.items() if cells} == UNCHECKED
+    passed_over = {
+        name_of(path): sum(map(is_unchecked, code_cells(read(path)))) for path in NOTEBOOKS
+    }
+    assert {name: cells for name, cells in passed_over.items() if cells} == UNCHECKED
 
 
 @pytest.mark.parametrize("marker", ["NBVAL_SKIP", "NBVAL_IGNORE_OUTPUT"])

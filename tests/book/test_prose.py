@@ -7,10 +7,10 @@ import sys
 from urllib.parse import urlsplit
 
 import pytest
-from test_notebooks import NOTEBOOKS, ROOT, code_cells, read
+from test_notebooks import BOOK, NOTEBOOKS, ROOT, code_cells, read
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "book").glob("*.md"))]
-CODE = sorted((ROOT / "d2l_utils").glob("*.py"))
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(BOOK.glob("**/*.md"))]
+CODE = sorted(ROOT.glob("d2l_*/*.py"))
 TEXTS = [*PAGES, *NOTEBOOKS, *CODE]
 
 
@@ -98,6 +98,6 @@ def test_a_good_link_passes():
 
 
 def test_every_paper_cited_is_among_the_references():
-    listed = URL.findall((ROOT / "book" / "references.md").read_text(encoding="utf-8"))
+    listed = URL.findall((BOOK / "references.md").read_text(encoding="utf-8"))
     cited = [url for path in NOTEBOOKS for url in URL.findall(prose(path)) if "arxiv.org" in url]
     assert cited and set(cited) <= set(listed)
