@@ -28,7 +28,7 @@ from d2l_utils.module import (  # noqa: E402
     add_to_class,
     init_cnn,
 )
-from d2l_utils.results import results  # noqa: E402
+from d2l_utils.results import results, speed  # noqa: E402
 from d2l_utils.trainer import Trainer  # noqa: E402
 
 __all__ = [
@@ -57,6 +57,7 @@ __all__ = [
     "saved_tensors",
     "set_figsize",
     "show_images",
+    "speed",
     "try_all_gpus",
     "try_gpu",
     "use_svg_display",

@@ -1,9 +1,9 @@
-"""The recorded runs of training that the book's tables are made of, as a table."""
+"""What was recorded for the book: runs of training, as a table, and the speed of machines."""
 
 import json
 from pathlib import Path
 
-__all__ = ["results"]
+__all__ = ["results", "speed"]
 
 _FOLDER = Path(__file__).parents[1] / "book" / "results"
 
@@ -43,3 +43,22 @@ def _row(record: dict) -> dict:
         "seconds": record["wall_seconds"],
         "history": record["history"],
     }
+
+
+def speed(machine: str) -> dict:
+    """Return the times and peaks of memory that were recorded on one machine.
+
+    The record holds `hardware`, `versions` and lists of measurements: `peak_memory`,
+    `network_times`, `layer_times`, `head_times` and `rates`. Times are in seconds, one per round.
+
+    Raises:
+        FileNotFoundError: if there is no record of such a machine.
+
+    >>> speed("nvidia-h100-80gb-hbm3")["peak_memory"][0]
+    {'network': 'VGG-11', 'batch': 1, 'peak_bytes': 1166176768}
+    """
+    file = _FOLDER / "speed" / f"{machine}.json"
+    if not file.exists():
+        there = ", ".join(sorted(path.stem for path in file.parent.glob("*.json")))
+        raise FileNotFoundError(f"machine is {machine!r}; there are records of: {there}")
+    return json.loads(file.read_text(encoding="utf-8"))
