@@ -4,20 +4,17 @@ A guard takes a notebook and returns its complaints. `pytest tests/book/test_not
 runs all guards on book/flops.ipynb; each guard is itself run on a notebook that breaks its rule.
 """
 
-import io
+import ast
 import re
 import shutil
 import subprocess
 import sys
-import tokenize
 from collections import Counter
 from pathlib import Path
 
 import nbformat
 import pytest
 import yaml
-from bs4 import BeautifulSoup
-from IPython.core.inputtransformer2 import TransformerManager
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from nbval.plugin import find_comment_markers, find_metadata_tags, get_sanitize_patterns
 
@@ -156,49 +153,27 @@ def is_plain_markdown(nb):
     ]
 
 
-# What is not a figure of ours: targets of links, years, and numbers that name something.
-NO_FIGURE = re.compile(
-    r"""\]\([^)\s]*\) | <https?:[^>]*> | https?://\S+ | \barxiv[:\s]\s*\d{4}\.\d{4,5}
-    | (?<![\d.,])(?:19[5-9]\d|20[0-3]\d)(?![.,]?\d)
-    | (?:\b(?:chapters?|exercises?|figures?|sections?|tables?|python|pytorch|torchvision|by-sa)|§)
-      \s*\d+(?:\.\d+)*(?:(?:,|\ and|\ or|\ to|–)\s*\d+(?:\.\d+)+)*""",
-    re.VERBOSE | re.IGNORECASE,
-)
-SEPARATOR = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|[\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
-NUMBER = re.compile(r"(?<![\d.])\d+(?:\.\d+)?(?!\.?\d)")
-
-
-def numbers(text):
-    return {match[0] for match in NUMBER.finditer(SEPARATOR.sub("", text))}
-
-
-def figures(markdown):
-    """The numbers that need a proof: of four or more digits, or with a decimal point."""
-    return {n for n in numbers(NO_FIGURE.sub(" ", markdown)) if "." in n or len(n) >= 4}
-
-
-def code(cell):
-    """The cell's code without its comments, which nothing checks."""
-    python = TransformerManager().transform_cell(cell.source)
-    tokens = tokenize.generate_tokens(io.StringIO(python).readline)
-    return " ".join(token.string for token in tokens if token.type != tokenize.COMMENT)
-
-
-def proven(nb):
-    """The numbers that the notebook's cells print or hold in their code."""
-    found = set()
+def is_plain_python(nb):
+    """A misspelt magic only warns, and `%%script` may hide a failing assert: none is allowed."""
+    complaints = []
     for cell in code_cells(nb):
-        found |= numbers(code(cell).replace("_", ""))
-        for mime, text in texts(cell):
-            is_html = mime == "text/html"  # where a width in a style is no figure
-            found |= numbers(BeautifulSoup(text, "html.parser").get_text(" ") if is_html else text)
-    return found
+        try:
+            ast.parse(cell.source)
+        except SyntaxError as error:
+            complaints.append(f"cell {cell.execution_count}: {(error.text or '').strip()!r}")
+        if "get_ipython" in cell.source:
+            complaints.append(f"cell {cell.execution_count} calls get_ipython")
+    return complaints
 
 
-def proves_its_figures(nb):
-    markdown = "\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
-    missing = sorted(figures(markdown) - proven(nb))
-    return [f"no cell prints {', '.join(missing)}, which the text claims"] if missing else []
+def folds_hidden_code_in_jupyterlab_too(nb):
+    """The book goes by the tag, JupyterLab by the metadata."""
+    return [
+        f"cell {cell.execution_count} lacks 'jupyter': {{'source_hidden': true}}, or its tag"
+        for cell in code_cells(nb)
+        if ("hide-input" in cell.metadata.get("tags", []))
+        != cell.metadata.get("jupyter", {}).get("source_hidden", False)
+    ]
 
 
 GUARDS = [
@@ -211,7 +186,8 @@ GUARDS = [
     stores_no_svg,
     describes_each_picture,
     is_plain_markdown,
-    proves_its_figures,
+    is_plain_python,
+    folds_hidden_code_in_jupyterlab_too,
 ]
 
 
@@ -242,10 +218,9 @@ def small_notebook():
     nb = new_notebook(metadata={"kernelspec": KERNEL})
     nb.cells = [
         new_markdown_cell(
-            "# Exercise 1.1\n25,088 inputs ($25{,}088$, 25088), 2.77 times as many as in 2014;"
-            " the table of [the paper](https://example.org/1409.1556) has $1\\,000$ classes."
+            "# Exercise 1.1\nThe table of [the paper](https://example.org/) has $1\\,000$ classes."
         ),
-        new_code_cell("print(512 * 7 * 7, 2.77)", outputs=[stream("25088 2.77\n")]),
+        new_code_cell("print(512 * 7 * 7)", outputs=[stream("25088\n")]),
         new_code_cell("classes = 1_000", outputs=[shown(text_html="<td>3.14</td>")]),
         new_code_cell(
             "plot()", outputs=[shown(image_png="iVBORw==")], metadata={"mystnb": PICTURE}
@@ -271,6 +246,10 @@ def prints(text, name="stdout"):
 
 def mystnb(**metadata):
     return lambda nb: nb.cells[3].update(metadata={"mystnb": PICTURE | metadata})
+
+
+def hidden(**metadata):
+    return lambda nb: nb.cells[1].update(metadata=metadata)
 
 
 @pytest.mark.parametrize(
@@ -301,13 +280,12 @@ def mystnb(**metadata):
         ),
         (is_plain_markdown, source(":::{note}\nSee.\n:::"), "{note}"),
         (is_plain_markdown, source("See {numref}`fig-loss`."), "{numref}"),
-        (proves_its_figures, source("25,089 inputs"), "25089"),
-        (proves_its_figures, source("$25{,}089$ inputs"), "25089"),
-        (proves_its_figures, source("a share of 92.85 %"), "92.85"),
-        (proves_its_figures, source("2048 units in 2014"), "2048"),
-        (proves_its_figures, source("2,014 units"), "2014"),
-        (proves_its_figures, source("4096x4097 weights"), "4096, 4097"),
-        (proves_its_figures, source("classes = 10  # not 1000", cell=2), "1000"),
+        (is_plain_python, source("%notmagic\nassert 1 == 2", cell=1), "%notmagic"),
+        (is_plain_python, source("%%script false --no-raise-error", cell=1), "%%script"),
+        (is_plain_python, source("!ls", cell=1), "!ls"),
+        (is_plain_python, source("get_ipython().run_cell('!ls')", cell=1), "get_ipython"),
+        (folds_hidden_code_in_jupyterlab_too, hidden(tags=["hide-input"]), "source_hidden"),
+        (folds_hidden_code_in_jupyterlab_too, hidden(jupyter={"source_hidden": True}), "tag"),
     ],
 )
 def test_guard_bites(guard, spoil, complaint):
@@ -344,12 +322,6 @@ def test_names_of_figures_are_unique():
         if "figure" in cell.metadata.get("mystnb", {})
     )
     assert [name for name, times in names.items() if times > 1] == []
-
-
-@pytest.mark.parametrize("page", ["README.md", "book/index.md"])
-def test_pages_claim_only_what_a_notebook_proves(page):
-    everything = set().union(*(proven(read(path)) for path in NOTEBOOKS))
-    assert sorted(figures((ROOT / page).read_text()) - everything) == []
 
 
 # --- nbval sees what it should ----------------------------------------------------------------

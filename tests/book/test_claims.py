@@ -1,0 +1,146 @@
+"""The guard on numbers holds for every page, and bites on planted errors."""
+
+import claims
+import nbformat
+import pytest
+from claims import Sentence, calculations, proofs_of, unproven, unproven_in, unproven_page
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from test_notebooks import BOOK, NOTEBOOKS, ROOT
+
+PAGES = [ROOT / "README.md", *sorted(BOOK.glob("**/*.md"))]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_proves_its_numbers(path):
+    assert unproven(nbformat.read(path, as_version=4), path.parent) == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_a_page_claims_what_notebooks_prove(path):
+    assert unproven_page(path.read_text("utf-8"), path.parent, tuple(NOTEBOOKS)) == []
+
+
+def test_each_cited_number_says_what_it_is():
+    for number, source in claims.cited():
+        assert number.value and (source.startswith("https://") or (ROOT / source).exists())
+
+
+# --- The guard bites --------------------------------------------------------------------------
+
+TABLE = """<style>.c77 {width: 99px}</style>
+<tr><th>share (%)</th><th>kept (MiB)</th></tr><tr><td>61.37</td><td>46.13</td></tr>"""
+
+
+def printed(text):
+    return new_output("stream", text=text, name="stdout")
+
+
+PROVING = new_notebook(
+    cells=[
+        new_code_cell("side = 4096\n77", outputs=[printed("128,807,306 parameters, 0.928\n")]),
+        new_code_cell("1", outputs=[printed("48,367,616 bytes; 0.0407; 1.149; 8.04; 70.9 ms\n")]),
+        new_code_cell("2", outputs=[new_output("display_data", data={"text/html": TABLE})]),
+        new_code_cell("plot(width=99)", metadata={"tags": ["hide-input"]}),
+    ]
+)
+SOURCE = "https://example.org/run"
+
+
+@pytest.fixture(autouse=True)
+def one_cited_number(monkeypatch):
+    number = next(claims.numbers("0.8958"))
+    monkeypatch.setattr(claims, "cited", lambda: ((number, SOURCE),))
+
+
+def complaints(text):
+    proofs = proofs_of(PROVING)
+    return [
+        complaint
+        for sentence in claims.sentences(text)
+        for complaint in unproven_in(sentence, proofs)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("128,807,306 parameters", "128,807,307 parameters"),
+        ("$128{,}807{,}306$ weights", "$128{,}807{,}316$ weights"),
+        ("128.8 million", "128.9 million"),
+        ("129 million", "128 million"),
+        ("0.129 billion", "0.128 billion"),
+        ("nearly 128,800,000 weights", "nearly 128,900,000 weights"),
+        ("more than 120 million", "more than 129 million"),
+        ("46 MiB", "47 MiB"),
+        ("46.1 MiB or 48 MB", "46.1 MiB or 46 MB"),
+        ("61 % or 61.4 %", "62 %"),
+        ("93 % of them", "92 % of them"),
+        ("92.8 percent", "92.9 percent"),
+        ("0.93 of all", "0.92 of all"),
+        ("4.1 percentage points", "4.2 percentage points"),
+        ("15 % more work", "65 % more work"),
+        ("8 times the work", "7 times the work"),
+        ("eight times the work", "five times the work"),
+        ("eight times longer", "six times longer"),
+        ("8.0 times", "8.1 times"),
+        ("71 ms a step", "72 ms a step"),
+        ("46 MiB against 46.1", "46 MiB against 46.2"),
+        ("a side of 4096", "a side of 77"),
+        ("1/4096", "1/99"),
+        ("VGG-16 in 2014 at 28×28, Table 31", "31 tables"),
+        ("[1.2 Operations](flops.ipynb) and exercises 1.2 and 1.3", "exercise 1.2 has 1.3 more"),
+        ("Python 3.11 on an H100 with float32", "32 floats"),
+        ("`side = 1234`", "side = 1234"),
+        ("Twelve rows, 3 seeds, 5 blocks", "120 rows"),
+        ("9·4096 = 36,864", "9·4096 = 36,846"),
+        (r"$(3 \cdot 3 + 1) \cdot 6 = 60$", r"$(3 \cdot 3 + 1) \cdot 6 = 50$"),
+        (r"$\frac{4096}{2} = 2048$", r"$\frac{4096}{2} = 2047$"),
+        (f"[0.8958]({SOURCE})", "0.8958"),
+        (f"about 0.90, [as here]({SOURCE}#it)", f"about 0.89, [as here]({SOURCE}#it)"),
+        (f"see [it]({SOURCE}): 0.896", f"0.896. See [it]({SOURCE})."),
+        (f"| run |\n|---|\n| [it]({SOURCE}): 0.8958 |", "| run |\n|---|\n| it: 0.8958 |"),
+        ("| x | MiB |\n|---|---|\n| a | 46 |", "| x | MiB |\n|---|---|\n| a | 48 |"),
+    ],
+)  # fmt: skip
+def test_a_wrong_number_is_noticed(right, wrong):
+    assert complaints(right) == []
+    assert len(complaints(wrong)) >= 1
+
+
+def test_a_cited_number_says_which_link_it_lacks():
+    assert SOURCE in complaints("It ends at 0.8958.")[0]
+
+
+def test_captions_and_alt_texts_are_prose():
+    shown = {"figure": {"caption": "92 % are there."}, "image": {"alt": "A bar of 47 MiB."}}
+    cells = [*PROVING.cells, new_code_cell("", metadata={"mystnb": shown})]
+    assert len(unproven(new_notebook(cells=cells))) == 2
+
+
+def test_a_linked_page_proves_the_sentence_that_links_to_it_and_no_other(tmp_path):
+    nbformat.write(PROVING, tmp_path / "study.ipynb")
+    text = "It keeps [46 MiB](study.ipynb). It keeps 46.1 MiB."
+    nb = new_notebook(cells=[new_markdown_cell(text)])
+    assert [complaint[:8] for complaint in unproven(nb, tmp_path)] == ["46.1 MiB"]
+    row = "| 1 | 46 MiB | [study](study.ipynb) |"
+    assert unproven_page(row, tmp_path, ()) == []
+    assert len(unproven_page(row.replace("46", "47"), tmp_path, ())) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("$3^2 \\cdot 64 = 576$", [576]),
+        ("one has 2·3 = 6 and 2·4 = 8", [6, 8]),
+        ("$k^2 c = 9$, VGG-11 = 11", []),
+    ],
+)
+def test_calculations_by_hand_are_found(text, values):
+    assert [value for _, value, _ in calculations(text)] == values
+
+
+def test_a_sentence_knows_its_links_and_a_row_its_head():
+    text = "One [a](b.ipynb). Two.\n\n| x (MiB) |\n|---|\n| 1 |"
+    one, two, head, _, row = claims.sentences(text)
+    assert (one.links, two) == (("b.ipynb",), Sentence("Two."))
+    assert row.column == head.column == {"MiB"}
