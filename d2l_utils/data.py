@@ -1,7 +1,10 @@
 """Fashion-MNIST in memory, and the base class of data sets."""
 
+import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from operator import index
 
 import torch
 from torch.utils import data as torch_data
@@ -80,28 +83,46 @@ class DataModule(HyperParameters):
 
 
 class ImageSet(torch_data.Dataset):
-    """Grey images with labels, held in memory as uint8.
+    """Grey images with labels, held in memory as uint8, with torchvision's names for its parts.
 
     Item `i` is an image, float32 `(1, h, w)` on [0, 1] in the set's size, and its label.
 
     Args:
-        images: uint8, `(n, h, w)`.
-        labels: int64, `(n,)`.
+        data: images, uint8, `(n, 28, 28)`. Other ones may be put in their place later.
+        targets: labels, int64, `(n,)`; likewise.
         resize: the size that items have, `(h, w)`.
+
+    Attributes:
+        classes: the names of the ten classes, as torchvision writes them.
+        transform: None, or a function of a PIL image that gives the item's image; `resize` then
+            has no effect.
     """
 
-    def __init__(self, images: torch.Tensor, labels: torch.Tensor, resize: tuple[int, int]):
-        self.images, self.labels, self.resize = images, labels, resize
+    classes = [name.capitalize() for name in ("t-shirt/top", *TEXT_LABELS[1:])]
+
+    def __init__(self, data: torch.Tensor, targets: torch.Tensor, resize: tuple[int, int]):
+        self.data, self.targets, self.resize = data, targets, resize
+        self.transform = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.data)
 
     def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
-        return resize_images(self.images[i, None, None], self.resize)[0], int(self.labels[i])
+        return self.__getitems__([i])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[torch.Tensor, int]]:
+        """Return several items; torch's loader asks a `Subset` for a whole batch this way."""
+        if self.transform is None:
+            images = resize_images(self.data[indices].unsqueeze(1), self.resize)
+        else:
+            from PIL import Image
+
+            images = [self.transform(Image.fromarray(x.numpy())) for x in self.data[indices]]
+        return [(x, int(self.targets[i])) for x, i in zip(images, indices, strict=True)]
 
 
 class ImageLoader:
-    """Batches of an `ImageSet`, resized and cast on the device they go to."""
+    """Batches of an `ImageSet` that has no transform, resized and cast on the device they go to."""
 
     def __init__(self, images: ImageSet, data: "FashionMNIST", train: bool):
         self.images, self.data, self.train = images, data, train
@@ -109,15 +130,16 @@ class ImageLoader:
     def __len__(self) -> int:
         return -(-len(self.images) // self.data.batch_size)
 
-    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        data, source = self.data, self.images
-        n = len(source)
+    def __iter__(self) -> Iterator[list[torch.Tensor]]:
+        data, images = self.data, self.images.data
+        labels = torch.as_tensor(self.images.targets)
+        n = len(images)
         order = torch.randperm(n, generator=data.generator) if self.train else torch.arange(n)
         for indices in order.split(data.batch_size):
-            X = source.images[indices].unsqueeze(1).to(data.device)
+            X = images[indices].unsqueeze(1).to(data.device)
             if self.train and data.augment:
                 X = augment_images(X, data.augment, data.generator)
-            yield resize_images(X, data.resize), source.labels[indices].to(data.device)
+            yield [resize_images(X, self.images.resize), labels[indices].to(data.device)]
 
 
 class FashionMNIST(DataModule):
@@ -128,12 +150,13 @@ class FashionMNIST(DataModule):
     them; failing all, torchvision downloads them. They are checked by their MD5.
 
     Args:
-        batch_size: images a batch.
+        batch_size: images per batch.
         resize: height and width that the images are resized to, bilinearly with antialiasing, to
-            the very pixels of torchvision's `Resize` and `ToTensor`. (Only where the height
-            shrinks and the width grows, Pillow 13 rounds in another order.)
+            the very pixels of torchvision's `Resize` and `ToTensor`; one number gives squares.
+            (Pillow 13 alone rounds in another order where the height shrinks by more than twice
+            what the width does.)
         root: a folder with the four files, plain or as .gz, or with `FashionMNIST/raw` in it.
-        num_workers: kept for the book's interface; the images are in memory, so no worker helps.
+        num_workers: for a data set of your own in `train` or `val`; Fashion-MNIST needs none.
         holdout: take this many images off the end of the training set and validate on them, so
             that settings can be chosen without a look at the test set. 0: validate on the test set.
         train_size: train on the first `train_size` images only.
@@ -142,13 +165,14 @@ class FashionMNIST(DataModule):
         seed: fixes the order and the augmentation; None: torch's global generator decides.
 
     Attributes:
-        train: the images to train on, an `ImageSet`.
-        val: the images to validate on, an `ImageSet`.
+        train: the images to train on, an `ImageSet`; any `torch.utils.data.Dataset` of images and
+            labels may take its place, such as a `Subset` of it.
+        val: the images to validate on, likewise.
 
     Raises:
         ValueError: if an argument is outside its range, or a file is not the official one.
-        TypeError: if an argument has the wrong type.
         FileNotFoundError: if the data set is neither there nor to be had; it lists ways to get it.
+        PermissionError: if a file or folder cannot be read.
 
     Source: Xiao, Rasul and Vollgraf, 2017, arXiv 1708.07747 (MIT licence).
 
@@ -161,7 +185,7 @@ class FashionMNIST(DataModule):
     def __init__(
         self,
         batch_size: int = 64,
-        resize: tuple[int, int] = (28, 28),
+        resize: int | tuple[int, int] = (28, 28),
         root: str | os.PathLike | None = None,
         num_workers: int = 0,
         *,
@@ -170,24 +194,25 @@ class FashionMNIST(DataModule):
         augment: Sequence[str] = (),
         seed: int | None = None,
     ):
-        _check_int("batch_size", batch_size, 1)
-        _check_int("num_workers", num_workers, 0)
-        _check_int("holdout", holdout, 0, 59_999)
-        _check_int("train_size", 1 if train_size is None else train_size, 1, 60_000 - holdout)
-        _check_resize(resize)
-        _check_augment(augment)
-        _check_int("seed", 0 if seed is None else seed, -(2**63), 2**64 - 1)  # as torch takes them
+        # As Python's integers, which a checkpoint can hold; NumPy's are taken, too.
+        batch_size, holdout, resize = index(batch_size), index(holdout), _pair(resize)
+        _check_range("batch_size", batch_size, 1, math.inf)
+        _check_range("holdout", holdout, 0, 59_999)
+        if train_size is not None:
+            train_size = index(train_size)
+            _check_range("train_size", train_size, 1, 60_000 - holdout)
+        if set(augment) - set(AUGMENTATIONS):
+            raise ValueError(f"augment is {augment!r}; it must be a list of any of {AUGMENTATIONS}")
         self.save_hyperparameters()
-        self.resize = tuple(resize)
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         images, labels, test_images, test_labels = load(root)
         end = 60_000 - holdout
         last = end if train_size is None else train_size
-        self.train = ImageSet(images[:last], labels[:last], self.resize)
+        self.train = ImageSet(images[:last], labels[:last], resize)
         if holdout:
-            self.val = ImageSet(images[end:], labels[end:], self.resize)
+            self.val = ImageSet(images[end:], labels[end:], resize)
         else:
-            self.val = ImageSet(test_images, test_labels, self.resize)
+            self.val = ImageSet(test_images, test_labels, resize)
 
     def text_labels(self, indices) -> list[str]:
         """Return the names of the labels `indices`.
@@ -200,9 +225,27 @@ class FashionMNIST(DataModule):
             raise ValueError(f"no class has the label {wrong[0]}; labels run from 0 to 9")
         return [TEXT_LABELS[i] for i in indices]
 
-    def get_dataloader(self, train: bool) -> ImageLoader:
-        """Return the batches: of `train` in a new order each epoch, or of `val` in a fixed one."""
-        return ImageLoader(self.train if train else self.val, self, train)
+    def get_dataloader(self, train: bool):
+        """Return the batches: of `train` in a new order each epoch, or of `val` in a fixed one.
+
+        Raises:
+            ValueError: if images that are transformed one by one shall be augmented, too.
+        """
+        dataset = self.train if train else self.val
+        if isinstance(dataset, ImageSet) and dataset.transform is None:
+            return ImageLoader(dataset, self, train)
+        if train and self.augment:
+            raise ValueError(
+                f"augment is {self.augment!r}; it must be empty where train has a transform or is "
+                "a data set of your own"
+            )
+        return torch_data.DataLoader(
+            dataset,
+            self.batch_size,
+            shuffle=train,
+            num_workers=self.num_workers,
+            generator=self.generator,
+        )
 
     def visualize(self, batch, nrows: int = 1, ncols: int = 8, labels: Sequence[str] = ()):
         """Show the first `nrows * ncols` images of a batch, with their class names or `labels`."""
@@ -212,23 +255,15 @@ class FashionMNIST(DataModule):
         return show_images(X[:n].squeeze(1).cpu(), nrows, ncols, titles=titles)
 
 
-def _check_int(name, value, low, high=None):
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; it must be a whole number")
-    if value < low or (high is not None and value > high):
-        allowed = f"at least {low}" if high is None else f"from {low} to {high}"
+def _check_range(name, value, low, high):
+    if not low <= value <= high:
+        allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise ValueError(f"{name} is {value}; it must be {allowed}")
 
 
-def _check_resize(resize):
-    good = isinstance(resize, list | tuple) and len(resize) == 2
-    if not (good and all(isinstance(n, int) and n >= 1 for n in resize)):
-        raise ValueError(
-            f"resize is {resize!r}; it must be two whole numbers, height and width, like (28, 28)"
-        )
-
-
-def _check_augment(augment):
-    good = isinstance(augment, Collection) and not isinstance(augment, str)
-    if not good or any(name not in AUGMENTATIONS for name in augment):
-        raise ValueError(f"augment is {augment!r}; it must be a list of any of {AUGMENTATIONS}")
+def _pair(resize) -> tuple[int, int]:
+    """Return height and width, as `index` has them: for a number, twice this number."""
+    size = (resize, resize) if isinstance(resize, Integral) else tuple(resize)
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"resize is {resize!r}; it must be height and width, like (28, 28)")
+    return index(size[0]), index(size[1])

@@ -9,44 +9,63 @@ __all__ = ["AUGMENTATIONS", "augment_images", "resize_images"]
 
 AUGMENTATIONS = ("flip", "crop")
 
+_BITS = 22  # binary places of a weight in PIL
+
 
 def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return uint8 images `(n, 1, h, w)` as float32 on [0, 1], in a new size.
 
-    They are PIL's very pixels, on any device; only a GPU's division by 255 may differ in the last
-    bit. `F.interpolate` gives these in some sizes only, such as 56 and 224; in others, such as 20,
-    it is off by a grey level, and so it is on a GPU.
+    They are PIL's very pixels on any device, for all sums are of integers; only a GPU's division
+    by 255 may differ in the last bit. `F.interpolate` gives PIL's pixels at some sizes, such as 56
+    and 224, and is off by one grey level at others, such as 20.
+
+    Raises:
+        TypeError: if the images are not uint8.
 
     >>> resize_images(torch.full((1, 1, 28, 28), 255, dtype=torch.uint8), (2, 2)).unique()
     tensor([1.])
     """
-    h, w = images.shape[-2:]
-    if (h, w) == tuple(size):
+    if images.dtype != torch.uint8:  # others would be divided by 255 all the same
+        raise TypeError(f"images are {images.dtype}; they must be torch.uint8, from 0 to 255")
+    height, width = size
+    if images.shape[-2:] == (height, width):
         return images.float() / 255
-    rows = _resize_weights(h, size[0], images.device)
-    columns = _resize_weights(w, size[1], images.device)
-
-    def resample(images):
-        images = (images.double() @ columns.T).add_(0.5).floor_()
-        return (rows @ images).add_(0.5).floor_().float().div_(255)
-
+    resized = torch.empty(*images.shape[:-2], height, width, device=images.device)
     # Few images at a time stay in a CPU's cache.
-    return torch.cat([*map(resample, images.split(8 if images.is_cpu else len(images)))])
+    few = max(1, 2**17 // (height * width)) if images.is_cpu else max(1, len(images))
+    for some, place in zip(images.split(few), resized.split(few), strict=True):
+        narrow = _resample(some.int(), -1, width)
+        torch.div(_resample(narrow, -2, height), 255, out=place)
+    return resized
+
+
+def _resample(images, dim, after):
+    """Return int32 images with `after` pixels along `dim`: weighted sums of the old ones."""
+    total = None
+    for places, weights in _taps(images.shape[dim], after, images.device):
+        term = images.index_select(dim, places).mul_(weights if dim == -1 else weights[:, None])
+        total = term if total is None else total.add_(term)
+    return total.add_(2 ** (_BITS - 1)).bitwise_right_shift_(_BITS)  # rounded
 
 
 @lru_cache
-def _resize_weights(before: int, after: int, device: torch.device) -> torch.Tensor:
-    """Return the weight of each old pixel in each new one, `(after, before)`, as PIL has them.
+def _taps(before: int, after: int, device: torch.device) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return pairs of places and weights: which old pixels, how much of each, make each new one.
 
-    They are a triangle around the new pixel's centre, as wide as the larger of both pixels, and
-    have 22 binary places: so doubles add them up without any error.
+    As PIL has them, the weights are a triangle around the new pixel's centre, as wide as the larger
+    of both pixels, and are rounded to 22 binary places. A sum over 8-bit pixels fits 31 bits.
     """
     scale = before / after
     centres = (torch.arange(after, dtype=torch.double)[:, None] + 0.5) * scale
     distances = (torch.arange(before, dtype=torch.double) + 0.5 - centres).abs() / max(scale, 1)
     weights = (1 - distances).clamp(min=0)
     weights /= weights.sum(dim=1, keepdim=True)
-    return ((weights * 2**22 + 0.5).floor() / 2**22).to(device)
+    weights = (weights * 2**_BITS + 0.5).int()
+    taps = int(weights.count_nonzero(dim=1).max())
+    first = (weights > 0).int().argmax(dim=1).clamp(max=before - taps)
+    places = first + torch.arange(taps)[:, None]
+    chosen = weights.T.gather(0, places)
+    return [(p.to(device), w.to(device)) for p, w in zip(places, chosen, strict=True)]
 
 
 def augment_images(X, names, generator):

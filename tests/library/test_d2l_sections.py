@@ -44,7 +44,7 @@ def as_in_a_notebook_of_its_own(monkeypatch):
 
 def few(data, n=128):
     """Leaves a few test images only, so that large networks are soon through with them."""
-    data.val = ImageSet(data.val.images[:n], data.val.labels[:n], data.resize)
+    data.val = ImageSet(data.val.data[:n], data.val.targets[:n], data.resize)
     return data
 
 

@@ -212,7 +212,7 @@ def test_means_are_weighted_by_samples_down_to_the_last_16_images():
     # At lr 0 nothing changes, so an epoch's mean can be computed at one go. Of 10,000 images in
     # batches of 128 the last has 16: in a mean of batch means they would weigh 8 times as much.
     data = d2l.FashionMNIST(batch_size=128, train_size=300)
-    right_at_the_end = data.val.labels[-16:].mode().values
+    right_at_the_end = data.val.targets[-16:].mode().values
     model = d2l.Classifier()
     model.net, model.lr = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), 0.0
     with torch.no_grad():
@@ -222,7 +222,7 @@ def test_means_are_weighted_by_samples_down_to_the_last_16_images():
     (row,) = trainer.history
 
     def mean(images, values):
-        X, y = images.images[:, None].float() / 255, images.labels
+        X, y = images.data[:, None].float() / 255, images.targets
         with torch.no_grad():
             return float(values(model(X), y).double().mean())
 
@@ -657,7 +657,7 @@ def test_an_interrupt_at_the_very_end_names_the_last_epoch(monkeypatch, capsys):
 
 def fashion(seed):
     data = d2l.FashionMNIST(16, (12, 12), train_size=60, augment=["flip", "crop"], seed=seed)
-    data.val = ImageSet(data.val.images[:40], data.val.labels[:40], data.resize)
+    data.val = ImageSet(data.val.data[:40], data.val.targets[:40], data.resize)
     return data
 
 
