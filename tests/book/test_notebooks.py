@@ -5,6 +5,9 @@ runs all guards on book/flops.ipynb; each guard is itself run on a notebook that
 """
 
 import ast
+import base64
+import importlib.util
+import io
 import re
 import shutil
 import subprocess
@@ -12,6 +15,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import yaml
@@ -26,6 +30,12 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 # Cells, by notebook, whose output nbval is told not to compare. Each stands here for a reason.
 UNCHECKED = {}
 SANITIZE_RULES = 1
+
+
+# The comparison of pictures, which nbval calls by way of the project's conftest.py.
+spec = importlib.util.spec_from_file_location("project_conftest", ROOT / "conftest.py")
+spec.loader.exec_module(project_conftest := importlib.util.module_from_spec(spec))
+differing_pictures = project_conftest.differing_pictures
 
 
 def name_of(path):
@@ -176,6 +186,19 @@ def folds_hidden_code_in_jupyterlab_too(nb):
     ]
 
 
+def lets_only_live_training_vary(nb):
+    """The tag has nbval compare a picture only roughly: a curve of a training in the notebook."""
+    trains = False
+    complaints = []
+    for cell in code_cells(nb):
+        trains |= "fit(" in cell.source or "backward(" in cell.source
+        if "picture-varies" in cell.metadata.get("tags", []) and not trains:
+            complaints.append(
+                f"cell {cell.execution_count} has a picture that varies for no reason"
+            )
+    return complaints
+
+
 GUARDS = [
     was_run_from_top_to_bottom,
     has_the_kernel_of_all,
@@ -188,6 +211,7 @@ GUARDS = [
     is_plain_markdown,
     is_plain_python,
     folds_hidden_code_in_jupyterlab_too,
+    lets_only_live_training_vary,
 ]
 
 
@@ -248,7 +272,7 @@ def mystnb(**metadata):
     return lambda nb: nb.cells[3].update(metadata={"mystnb": PICTURE | metadata})
 
 
-def hidden(**metadata):
+def marked(**metadata):
     return lambda nb: nb.cells[1].update(metadata=metadata)
 
 
@@ -284,8 +308,9 @@ def hidden(**metadata):
         (is_plain_python, source("%%script false --no-raise-error", cell=1), "%%script"),
         (is_plain_python, source("!ls", cell=1), "!ls"),
         (is_plain_python, source("get_ipython().run_cell('!ls')", cell=1), "get_ipython"),
-        (folds_hidden_code_in_jupyterlab_too, hidden(tags=["hide-input"]), "source_hidden"),
-        (folds_hidden_code_in_jupyterlab_too, hidden(jupyter={"source_hidden": True}), "tag"),
+        (folds_hidden_code_in_jupyterlab_too, marked(tags=["hide-input"]), "source_hidden"),
+        (folds_hidden_code_in_jupyterlab_too, marked(jupyter={"source_hidden": True}), "tag"),
+        (lets_only_live_training_vary, marked(tags=["picture-varies"]), "varies"),
     ],
 )
 def test_guard_bites(guard, spoil, complaint):
@@ -380,15 +405,26 @@ def failures(output):
     return re.findall(r"^FAILED (\S+::Cell \d+)", output, re.MULTILINE)
 
 
-def test_nbval_compares_every_kind_of_text(project):
+def png(draw):
+    fig, ax = plt.subplots()
+    draw(ax)
+    file = io.BytesIO()
+    fig.savefig(file, format="png", bbox_inches="tight")  # as the notebooks' backend does
+    plt.close(fig)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_nbval_compares_every_kind_of_output(project):
+    """From another folder than the project's, and with two workers."""
+
     def result(**data):
         return [new_output("execute_result", data=data, execution_count=1)]
 
     html = "from IPython.display import HTML\nHTML('<b>9220480</b>')"
     plain = {"text/plain": "<IPython.core.display.HTML object>"}
     cells = [
-        ("print(9220480)", [stream("9220480\n")]),
-        ("print(9220480)", [stream("9220481\n")]),
+        ("n = 9220480\nprint(n)", [stream("9220480\n")]),
+        ("print(n)", [stream("9220481\n")]),
         ("9220480", result(**{"text/plain": "9220480"})),
         ("9220480", result(**{"text/plain": "9220481"})),
         (html, result(**plain, **{"text/html": "<b>9220480</b>"})),
@@ -396,12 +432,36 @@ def test_nbval_compares_every_kind_of_text(project):
         ("print('Python 3.11.7')", [stream("Python 3.13.0\n")]),  # by the sanitize rule
         ("print('Python 3.14.0')", [stream("Python 3.13.0\n")]),
     ]
+    plot = "import matplotlib.pyplot as plt\nfig, ax = plt.subplots()\n_ = ax.bar([0, 1], [5, 3])"
+    for bars in ([5, 3], [5, 4]):
+        data = {"image/png": png(lambda ax, bars=bars: ax.bar([0, 1], bars))}
+        text = {"text/plain": "<Figure size 640x480 with 1 Axes>"}
+        cells.append((plot, [new_output("display_data", data=data | text)]))
     nb = new_notebook(metadata={"kernelspec": KERNEL})
     nb.cells = [new_code_cell(src, outputs=out, execution_count=1) for src, out in cells]
     nbformat.write(nb, project / "book/small.ipynb")
-    output = run_pytest("book/small.ipynb", cwd=project)
-    assert failures(output) == [f"book/small.ipynb::Cell {i}" for i in (1, 3, 5, 7)]
-    assert "4 failed, 4 passed" in output
+    output = run_pytest("small.ipynb", "-n2", cwd=project / "book")
+    assert sorted(failures(output)) == [f"small.ipynb::Cell {i}" for i in (1, 3, 5, 7, 9)]
+    assert "5 failed, 5 passed" in output
+
+
+@pytest.mark.parametrize(
+    ("draw", "differs", "differs_much"),
+    [
+        (lambda ax: ax.bar([0, 1], [5, 3]), False, False),
+        (lambda ax: ax.bar([0, 1], [5, 3.2]), True, False),
+        (lambda ax: ax.bar([0, 1], [5, 3]) and ax.set_title("7"), True, False),
+        (lambda ax: ax.set_facecolor("red"), True, True),
+    ],
+)
+def test_a_picture_of_something_else_is_noticed(draw, differs, differs_much):
+    def output(draw):
+        return [new_output("display_data", data={"image/png": png(draw)})]
+
+    stored, drawn = output(lambda ax: ax.bar([0, 1], [5, 3])), output(draw)
+    assert bool(differing_pictures(stored, drawn)) == differs
+    assert bool(differing_pictures(stored, drawn, varies=True)) == differs_much
+    assert differing_pictures(stored, []) != []
 
 
 def alter_one_digit(nb):
