@@ -51,6 +51,17 @@ def test_parameters_and_macs(letter):
     assert len(rows) == int(name.removeprefix("vgg"))
 
 
+@pytest.mark.parametrize(
+    ("name", "macs"), [("convnext_tiny", 4_455_531_264), ("vit_b_16", 17_563_828_224)]
+)
+def test_networks_with_scales_and_attention(name, macs):
+    with torch.device("meta"):
+        net = get_model(name)
+    counted = sum(row.macs for row in d2l.layer_costs(net, IMAGE))
+    assert counted == macs
+    assert round(counted / 1e9, 3) == get_model_weights(name).DEFAULT.meta["_ops"]
+
+
 @pytest.mark.parametrize("letter", TWINS)
 @torch.no_grad()
 def test_logits(letter):

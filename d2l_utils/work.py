@@ -1,0 +1,165 @@
+"""What the modules of a network do while it runs: which one runs, and what torch counts of it."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Work", "current_module", "memory", "tensors"]
+
+
+@dataclass
+class Row:
+    """The work of one module and kind so far."""
+
+    macs: int = 0
+    activations: int = 0
+    output_shape: tuple[int, ...] = ()
+    weights: set[torch.Tensor] = field(default_factory=set)
+
+
+class Work(TorchDispatchMode):
+    """Gives torch's count of each operation to the module that runs; refuses what has no count.
+
+    Args:
+        net: the network, its weights in place.
+        X: its input.
+        current: the stack that `current_module` yields.
+        flops: gives torch's count so far; its counter must be entered before this.
+
+    Attributes:
+        rows: what was counted, by the module's name and the kind of work.
+    """
+
+    def __init__(self, net, X, current, flops):
+        super().__init__()
+        self.current, self.flops = current, flops
+        self.rows: dict[tuple[str, str], Row] = {}
+        # What a tensor was made of, by its memory; all are held, so that no address comes twice.
+        self.held = [X]
+        self.of_input = {memory(X)}
+        self.of_weights = {memory(w): {w} for m in net.modules() for w in _weights(m)}
+        self.products: set[int] = set()
+        for name, layer in net.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(lambda m, _, out, name=name: self._ran(name, m, out))
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        before = self.flops()
+        output = func(*args, **(kwargs or {}))
+        macs = (self.flops() - before) // 2
+
+        takes, gives = tensors((args, kwargs)), tensors(output)
+        of_input = any(memory(t) in self.of_input for t in takes)
+        weights = set().union(*(self.of_weights.get(memory(t), ()) for t in takes))
+        if macs:
+            self._add(func, macs, output, weights)
+        elif of_input:
+            self._refuse_hidden_work(func, takes, weights)
+
+        for tensor in gives:
+            self.held.append(tensor)
+            if of_input:
+                self.of_input.add(memory(tensor))
+                self.of_weights.pop(memory(tensor), None)  # written in place
+            elif weights:  # as a weight that is masked or normalised before it is used
+                self.of_weights[memory(tensor)] = weights
+            if of_input and weights and "mul" in _name(func):
+                self.products.add(memory(tensor))
+        return output
+
+    def _add(self, func, macs, output, weights):
+        name, module = self.current[-1]
+        kind = "conv" if "conv" in _name(func) else "matmul"
+        row = self.rows.setdefault((name, _kind(module) or kind), Row())
+        row.macs += macs
+        row.weights |= weights | set(_weights(module))
+        if not _kind(module):
+            row.activations += output.numel()
+            row.output_shape = tuple(output.shape)
+
+    def _ran(self, name, layer, output):
+        """Complete the row of a layer, and hold torch's count of it against the formula."""
+        row = self.rows.setdefault((name, _kind(layer)), Row())
+        row.activations += output.numel()
+        row.output_shape = tuple(output.shape)
+        if type(layer).forward not in (nn.Conv2d.forward, nn.Linear.forward):
+            return  # its own work, for which there is no formula
+        macs = row.activations * _macs_per_output(layer)
+        if row.macs != macs:
+            raise ValueError(
+                f"layer {name!r}, a {type(layer).__name__}, takes {macs} multiply-accumulates by "
+                f"its shapes, but torch counts {row.macs}"
+            )
+
+    def _refuse_hidden_work(self, func, takes, weights):
+        operation, (name, module) = _name(func), self.current[-1]
+        harmless = torch.Tag.pointwise in func.tags or any(w in operation for w in _NO_PRODUCTS)
+        a_sum_of_products = operation == "sum" and any(memory(t) in self.products for t in takes)
+        if (weights and not harmless) or a_sum_of_products:
+            raise ValueError(
+                f"layer {name!r}, a {type(module).__name__}, works with its weights by "
+                f"{operation}, which is not counted here; convolutions and matrix products are"
+            )
+
+
+# Operations that only look up, move or normalise by weights.
+_NO_PRODUCTS = ("norm", "prelu", "embedding", "cat", "stack", "copy", "index", "gather", "scatter")
+
+
+def _name(func) -> str:
+    return func.overloadpacket.__name__
+
+
+def _kind(module: nn.Module) -> str:
+    if isinstance(module, nn.Linear):
+        return "fc"
+    return "conv" if isinstance(module, nn.Conv2d) else ""
+
+
+def _macs_per_output(layer: nn.Linear | nn.Conv2d) -> int:
+    if isinstance(layer, nn.Linear):
+        return layer.in_features
+    return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
+
+
+def memory(tensor: torch.Tensor) -> int:
+    """Return a number that a tensor and its views have in common, and no other tensor."""
+    return tensor.untyped_storage()._cdata
+
+
+def tensors(tree: object) -> list[torch.Tensor]:
+    """Return the tensors in nested lists, tuples and dicts."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def _weights(module: nn.Module) -> list[torch.Tensor]:
+    """Return a module's own weights, those that are plain attributes included."""
+
+    def trained(tensor):
+        return isinstance(tensor, nn.Parameter) or (tensor.is_leaf and tensor.requires_grad)
+
+    return [tensor for tensor in tensors(vars(module)) if trained(tensor)]
+
+
+@contextmanager
+def current_module(net: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
+    """Yield a stack whose last item is the name and module that runs now."""
+    stack, handles = [("", net)], []
+    for name, module in net.named_modules():
+
+        def enter(*_, item=(name, module)):
+            stack.append(item)
+
+        handles.append(module.register_forward_pre_hook(enter, prepend=True))
+        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
