@@ -9,7 +9,7 @@ computes, are its proofs. `unproven` compares the two and returns its complaints
 import ast
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -23,9 +23,9 @@ BOOK = ROOT / "book"
 # Each unit: what it measures, its size, and how it is written after a number or named in a table.
 UNITS = {
     "%": ("share", 1e-2, r"%|per ?cent\b|percentage points?"),
-    "thousand": ("count", 1e3, r"thousand|k\b"),
-    "million": ("count", 1e6, r"millions?|MMACs?\b|M\b"),
-    "billion": ("count", 1e9, r"billions?|GMACs?\b|GFLOPs?\b|G\b"),
+    "thousand": ("count", 1e3, r"thousand"),
+    "million": ("count", 1e6, r"millions?|MMACs?\b|M\b(?![$(_])"),
+    "billion": ("count", 1e9, r"billions?|GMACs?\b|GFLOPs?\b|G\b(?![$(_])"),
     "kB": ("bytes", 1e3, r"[kK]B\b"),
     "MB": ("bytes", 1e6, r"MB\b"),
     "GB": ("bytes", 1e9, r"GB\b"),
@@ -127,16 +127,16 @@ def printed_texts(cell):
 
 
 def proofs_of(nb):
-    found = set()
+    found = []
     for cell in nb.cells:
         if cell.cell_type == "code":
-            found.update(code_numbers(cell))
+            found += code_numbers(cell)
             for text in printed_texts(cell):
-                found.update(numbers(text, units_named(text)))
-    # The words around a number are no part of a proof.
-    return frozenset(
-        Number(n.text, n.value, n.step, n.unit, "", "", n.column, n.printed) for n in found
-    )
+                found += numbers(text, units_named(text))
+    # Of what stands around a number only the next one matters, for shapes such as 25088×4096.
+    following = [number.text for number in found[1:]] + [""]
+    pairs = zip(found, following, strict=True)
+    return frozenset(replace(number, before="", after=after) for number, after in pairs)
 
 
 @cache
@@ -168,7 +168,7 @@ NO_CLAIM = re.compile(
     | (?:about|around)\s\d+\s(?:seconds|minutes|s|min)\b""",
     re.VERBOSE | re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
-SIDES = re.compile(r"(?:\d+\s?[×x]\s?)*\b(\d+)\s?[×x]\s?\1\b")  # of an image or a kernel: 3×224×224
+PRODUCT = re.compile(r"(?<![\w.])\d+(?:\s?[×x]\s?\d+)+(?![\w.]*\d)")  # shapes: 3×224×224, 4096×1000
 LATEX = {
     r"\\(?:cdot|ast)\b\s?": "·", r"\\times\b\s?": "×", r"\\approx\b": "≈", r"\\%": "%",
     r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}": r"\1",
@@ -221,14 +221,21 @@ def plain(text):
     for latex, sign in LATEX.items():
         text = re.sub(latex, sign, text)
     text = NO_CLAIM.sub(" ", text)
-    text = SIDES.sub(" ", SEPARATOR.sub("", text))
+    text = SEPARATOR.sub("", text)
     text = re.sub(r"\btwice (?=as\b)", "2 times ", text)
     return SPOKEN.sub(lambda match: f"{WORDS.index(match[1])} times ", text)
 
 
+def shapes(text):
+    """The products of numbers, as they may stand in code and outputs too: 64×224×224."""
+    return [
+        tuple(map(int, re.findall(r"\d+", match[0]))) for match in PRODUCT.finditer(plain(text))
+    ]
+
+
 def claims(sentence):
     """The numbers that need a proof: from 13 on, with a decimal point, or with a unit."""
-    for number in numbers(plain(sentence.text), sentence.column):
+    for number in numbers(PRODUCT.sub(" ", plain(sentence.text)), sentence.column):
         named = number.unit is None and number.value in (28, 224)  # the sides of the images
         if number.unit or number.step < 1 or number.value >= 13 and not named:
             yield number
@@ -283,10 +290,13 @@ def near(claim, value, step):
         return said < value <= 1.2 * said
     if BELOW.search(claim.before):
         return 0.8 * said <= value < said
-    if ABOUT.search(claim.before) and claim.step == 1:  # about 4,500: as many digits as stand there
-        zeros = len(claim.text) - len(claim.text.rstrip("0"))
-        step *= 10 ** min(zeros, max(len(claim.text) - 2, 0))
-    return abs(said - value) <= step / 2 * (1 + 1e-9)
+    if ABOUT.search(claim.before):
+        if claim.step == 1:  # about 4,500: as many digits as stand there
+            zeros = len(claim.text) - len(claim.text.rstrip("0"))
+            step *= 10 ** min(zeros, max(len(claim.text) - 2, 0))
+    elif claim.unit is None and len(claim.text.replace(".", "").lstrip("0")) < 2:
+        step = 0  # 0.1 alone is too short to be a rounding
+    return abs(said - value) <= min(step / 2, 0.1 * value) * (1 + 1e-9) + 1e-12
 
 
 MORE = re.compile(r"\s?%\s(?:more|higher|longer|slower|larger|extra|above)")
@@ -300,7 +310,8 @@ def proves(proof, claim, unit):
     if kind is None:
         if proof.unit == "%" and claim.step < 1:
             return near(claim, proof.value / 100, claim.step)
-        return near(claim, proof.value, claim.step)
+        rounds = proof.step == 1 or claim.step < 1 or ABOUT.search(claim.before)
+        return bool(rounds) and near(claim, proof.value, claim.step)
     # A table in millions, MiB or % prints the number itself and names the unit.
     if proof.unit == unit or (proof.unit is None and proof.printed and unit in proof.column):
         if near(claim, proof.value, claim.step):
@@ -311,14 +322,24 @@ def proves(proof, claim, unit):
         if proof.unit not in (None, "times") or not is_fraction and proof.unit is None:
             return False
         change = 1 if MORE.match(claim.after) else -1 if LESS.match(claim.after) else 0
-        return near(claim, proof.value, claim.step * factor) or bool(
-            change and near(claim, change * (proof.value - 1), claim.step * factor)
-        )
+        value = change * (proof.value - 1) if change else proof.value
+        return near(claim, value, claim.step * factor)
     if proof.unit is None:
         is_base = proof.step == 1 or kind == "time" and bool(proof.column & {"s", "ms"})
         return is_base and near(claim, proof.value, claim.step * factor)
     same = measures(proof.unit) == kind
     return same and near(claim, proof.value * size(proof.unit), claim.step * factor)
+
+
+def unproven_shapes(sentence, proofs):
+    """Complains of sides that no cell knows, and of factors that differ where none has them."""
+    known = {int(proof.value) for proof in proofs if proof.step == 1} | {28, 224}
+    for shape in shapes(sentence.text):
+        last_two = tuple(map(str, shape[-2:]))
+        square = shape[-1] == shape[-2] or max(shape) < 13
+        beside = square or any((proof.text, proof.after) == last_two for proof in proofs)
+        if not beside or any(side >= 13 and side not in known for side in shape):
+            yield f"{'×'.join(map(str, shape))}: no cell prints or computes with it"
 
 
 def unproven_in(sentence, proofs):
@@ -331,11 +352,14 @@ def unproven_in(sentence, proofs):
         if not right:
             yield f"{expression} is {value:,.6g}, not {result.text}"
         results[result.text] = right
+    yield from unproven_shapes(sentence, proofs)
     found = list(claims(sentence))
-    units = {number.unit for number in found} | set(sentence.column) | {None}
-    for claim in found:
+    for place, claim in enumerate(found):
         # In `7 GiB against 0.9` the second number has the unit of the first.
-        readings = [claim.unit] if claim.unit else units
+        before = [number.unit for number in found[:place] if number.unit][-1:]
+        after = [number.unit for number in found[place:] if number.unit][:1]
+        near_by = {None, *before, *after, *sentence.column}
+        readings = [claim.unit] if claim.unit else near_by
         if results.get(claim.text) or any(
             proves(proof, claim, unit) for unit in readings for proof in proofs
         ):

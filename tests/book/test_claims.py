@@ -37,7 +37,7 @@ def printed(text):
 
 PROVING = new_notebook(
     cells=[
-        new_code_cell("side = 4096\n77", outputs=[printed("128,807,306 parameters, 0.928\n")]),
+        new_code_cell("side = 4096, 7\n77", outputs=[printed("128,807,306 parameters, 0.928\n")]),
         new_code_cell("1", outputs=[printed("48,367,616 bytes; 0.0407; 1.149; 8.04; 70.9 ms\n")]),
         new_code_cell("2", outputs=[new_output("display_data", data={"text/html": TABLE})]),
         new_code_cell("plot(width=99)", metadata={"tags": ["hide-input"]}),
@@ -91,6 +91,12 @@ def complaints(text):
         ("[1.2 Operations](flops.ipynb) and exercises 1.2 and 1.3", "exercise 1.2 has 1.3 more"),
         ("Python 3.11 on an H100 with float32", "32 floats"),
         ("`side = 1234`", "side = 1234"),
+        ("3×224×224 and 4096×7 at 28×28", "4096×8"),
+        ("4096×28×28", "4097×28×28"),
+        ("28×28 pixels", "26×28 pixels"),
+        ("28×28 pixels", "29×29 pixels"),
+        ("about 71 or 70.9", "71 or 70.9"),
+        ("about 0.9", "0.9"),
         ("Twelve rows, 3 seeds, 5 blocks", "120 rows"),
         ("9·4096 = 36,864", "9·4096 = 36,846"),
         (r"$(3 \cdot 3 + 1) \cdot 6 = 60$", r"$(3 \cdot 3 + 1) \cdot 6 = 50$"),
