@@ -50,7 +50,7 @@ normalised: $(INSTALLED)
 	$(NORMALISE) --verify $(NOTEBOOK)
 
 results: data
-	$(BIN)/python -m d2l_lab $(wildcard book/experiments/*.toml)
+	$(BIN)/python -m d2l_lab train $(wildcard book/experiments/*.toml)
 
 # Debian has the data set as a package; elsewhere it is downloaded.
 data: $(INSTALLED)

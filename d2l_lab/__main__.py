@@ -1,65 +1,73 @@
-"""The laboratory's command: trains what is missing of a grid.
+"""The laboratory's command: it trains, times, exports and replays what the book reports.
 
-python -m d2l_lab book/experiments/low_resolution.toml
-python -m d2l_lab GRID.toml --variant r56 --seed 0     # a part of it
-python -m d2l_lab GRID.toml --list                     # what is there, what is not
+python -m d2l_lab train book/experiments/low_resolution.toml
+python -m d2l_lab train GRID.toml --variant r56 --seed 0    # a part of it
+python -m d2l_lab train GRID.toml --list                    # what is there, what is not
+python -m d2l_lab train GRID.toml --ray 10.0.0.1:6379       # on a Ray cluster
+python -m d2l_lab time                                      # how long the networks take here
+python -m d2l_lab export GRID.toml final 0 final.safetensors
+python -m d2l_lab replay book/results/low_resolution/final-seed0.json
+python -m d2l_lab digests book/results                      # is it what was recorded?
 """
 
 import argparse
+import json
+import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from d2l_lab.grid import Config, Grid, load_grid
+from filelock import Timeout
+
+from d2l_lab import timing, weights
+from d2l_lab.cluster import train_on_ray
+from d2l_lab.grid import Grid, load_grid
+from d2l_lab.machine import avoid_amx
+from d2l_lab.records import differences
+from d2l_lab.replay import replayed, run_of, why_not
 from d2l_lab.run import Run, default_folders
 from d2l_utils.data import FashionMNIST
-from d2l_utils.device import fast_precision, keep_memory, try_gpu
+from d2l_utils.device import keep_memory
 
 __all__ = ["main", "runs_of"]
 
-# What may go wrong in one run and leaves the others to be done.
-_FAILURES = (ArithmeticError, ImportError, OSError, RuntimeError, ValueError)
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line says; return 0 if it went well, 1 if not wholly, 2 if not at all."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on after the last whole epoch")
+        return 130
+    except BrokenPipeError:
+        raise
+    except (ImportError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+# --- train --------------------------------------------------------------------------------------
 
 
 def runs_of(grid: Grid, results: Path, checkpoints: Path) -> Iterator[Run]:
-    """Yield all runs: seed by seed, and what others start from before them."""
+    """Yield all runs of a grid, seed by seed."""
     for seed in sorted({seed for seeds in grid.seeds.values() for seed in seeds}):
-        for variant in _sources_first(grid.variants):
+        for variant in grid.variants:
             if seed in grid.seeds[variant]:
                 yield Run(grid, variant, seed, results, checkpoints)
 
 
-def _sources_first(variants: dict[str, Config]) -> list[str]:
-    ordered: list[str] = []
-
-    def add(name):
-        for other in (variants[name].start, variants[name].teacher):
-            if other and other not in ordered:
-                add(other)
-        if name not in ordered:
-            ordered.append(name)
-
-    for name in variants:
-        add(name)
-    return ordered
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing of the grids; return 0 if nothing is missing at the end."""
-    options = _parser().parse_args(arguments)
-    try:
-        runs = _chosen_runs(options)
-        missing = [] if options.list else [run for run in runs if not run.record.exists()]
-        if missing:
-            FashionMNIST()  # if it is not to be had, it is said once, and not for each run
-            keep_memory()  # a step at 224 x 224 can take half the time on a CPU
-        _execute(missing, options.precision)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on after the last whole epoch")
-        return 130
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def _train(options) -> int:
+    runs = _chosen_runs(options)
+    missing = [] if options.list else [run for run in runs if not run.record.exists()]
+    if missing and options.ray is not None:
+        train_on_ray(missing, options.ray, options.cores, options.precision)
+    elif missing:
+        FashionMNIST()  # if it is not to be had, it is said once, and not for each run
+        keep_memory()  # a step at 224 x 224 can take half the time on a CPU
+        _train_here(missing, options.precision)
     return _report(runs, options.list)
 
 
@@ -77,35 +85,40 @@ def _chosen_runs(options) -> list[Run]:
             if wanted not in there:
                 known = ", ".join(map(str, there))
                 raise ValueError(f"there is no {key} {wanted} in these grids; there are {known}")
-    chosen = [
-        run
-        for run in runs
-        if (not options.variant or run.variant in options.variant)
-        and (not options.seed or run.seed in options.seed)
-    ]
-    if not chosen:
-        raise ValueError("no run of these grids has such a variant and such a seed")
-    return chosen
+        runs = [run for run in runs if getattr(run, key) in (getattr(options, key) or there)]
+    return runs
 
 
-def _execute(missing: list[Run], precision: str | None) -> None:
-    for number, run in enumerate(missing, 1):
-        if run.record.exists():
-            continue  # another process, which shares the grid, was there first
-        print(f"[{number}/{len(missing)}] {_name(run)}", flush=True)
-        device = try_gpu()
-        if not precision and run.config.precision == "bfloat16" != fast_precision(device):
-            print(f"  left out: {device} is not fast in bfloat16, which this run asks for")
-            continue
-        try:
-            record = run.execute(precision)
-        except _FAILURES as error:
-            print(f"  failed: {error}", file=sys.stderr, flush=True)
-            continue
-        if record is None:
-            raise KeyboardInterrupt
-        accuracy, seconds = record["final"]["val_acc"], record["wall_seconds"]
-        print(f"  accuracy {accuracy:.4f} ({record['validated_on']}), {seconds:.0f} s", flush=True)
+def _train_here(missing: list[Run], precision: str | None) -> None:
+    """Do one run after the other; what another process is at comes last, when that is done."""
+    pending = {run.record: run for run in missing}
+    while pending:
+        before = len(pending)
+        for record, run in list(pending.items()):
+            if any(source.record in pending for source in run.sources):
+                continue
+            try:
+                with run.reserved():
+                    if not record.exists():
+                        number = len(missing) - len(pending) + 1
+                        print(f"[{number}/{len(missing)}] {run}", flush=True)
+                        _say(run.execute(precision))
+            except Timeout:
+                continue
+            except Exception as error:  # the others are still to be done
+                print(
+                    f"  failed: {str(error) or type(error).__name__}", file=sys.stderr, flush=True
+                )
+            del pending[record]
+        if len(pending) == before:
+            time.sleep(1)
+
+
+def _say(record: dict | None):
+    if record is None:
+        raise KeyboardInterrupt
+    accuracy, seconds = record["final"]["val_acc"], record["wall_seconds"]
+    print(f"  accuracy {accuracy:.4f} ({record['validated_on']}), {seconds:.0f} s", flush=True)
 
 
 def _report(runs: list[Run], show_all: bool) -> int:
@@ -119,47 +132,86 @@ def _report(runs: list[Run], show_all: bool) -> int:
             continue
         count += record is not None
         if record is None:
-            lines.append(f"  missing: {_name(run)}")
+            lines.append(f"  missing: {run}")
         elif show_all:
-            lines.append(f"  {record['final']['val_acc']:.4f}   {_name(run)}")
-    print(f"{count} of {len(runs)} runs are recorded")
-    if lines:
-        print("\n".join(lines))
+            lines.append(f"  {record['final']['val_acc']:.4f}   {run}")
+    print("\n".join([f"{count} of {len(runs)} runs are recorded", *lines]))
     return 0 if count == len(runs) else 1
 
 
-def _name(run: Run) -> str:
-    return f"{run.grid.name}/{run.variant} seed {run.seed}"
+# --- the other commands -------------------------------------------------------------------------
+
+
+def _replay(options) -> int:
+    avoid_amx()
+    wrong = 0
+    for file in options.records:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        run = run_of(record, file.resolve().parents[2] / "experiments")
+        if reason := why_not(record, run):
+            print(f"skipped: {run}: {reason}", flush=True)
+            continue
+        reason = replayed(record, run)
+        wrong += reason is not None
+        print(f"wrong: {reason}" if reason else f"right: {run}", flush=True)
+    return 1 if wrong else 0
+
+
+def _digests(options) -> int:
+    lines = differences(options.results, mend=options.mend)
+    print("\n".join(lines) or "all is as it was recorded")
+    return 1 if any(line.startswith("changed") or not options.mend for line in lines) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m d2l_lab",
-        description="Train what is missing of a grid: of each variant with each seed. Stop it with "
-        "Ctrl-C; the same command goes on. It ends with status 0 if nothing is missing, 1 if "
-        "something is, 2 if it was asked for something impossible, 130 if it was stopped.",
-    )
-    add = parser.add_argument
+    parser = argparse.ArgumentParser(prog="python -m d2l_lab", description=__doc__.split("\n")[0])
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function, description):
+        sub = commands.add_parser(name, help=description, description=description)
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = command("train", _train, "Train what is missing of a grid. Stop it with Ctrl-C at will.")
+    add = sub.add_argument
     add("grids", nargs="+", type=Path, metavar="GRID.toml", help="what to train")
     add("--variant", action="append", metavar="NAME", help="only this variant (repeatable)")
     add("--seed", action="append", type=int, metavar="N", help="only this seed (repeatable)")
     precisions = ("float32", "bfloat16")
-    add("--precision", choices=precisions, help="instead of what the device is fast in")
+    add("--precision", choices=precisions, help="instead of what the grid or the device says")
     add("--list", action="store_true", help="train nothing; say what is recorded and what is not")
-    add(
-        "--results",
-        type=Path,
-        metavar="FOLDER",
-        help="of the records, instead of results/ beside the grid (book/results for the book's)",
-    )
-    add(
-        "--checkpoints",
-        type=Path,
-        metavar="FOLDER",
-        help="of checkpoints and weights, instead of checkpoints/ beside the grid (or the book)",
-    )
+    ray = "on the Ray cluster at this address, or on one that is started here"
+    add("--ray", nargs="?", const="local", metavar="ADDRESS", help=ray)
+    add("--cores", type=int, default=2, help="that each run takes on a Ray cluster (default: 2)")
+    _add_folders(sub)
+
+    timing.add_arguments(command("time", timing.run, "Time the networks on this machine at rest."))
+
+    sub = command("export", weights.run, "Write a run's trained weights to a safetensors file.")
+    weights.add_arguments(sub)
+    _add_folders(sub)
+
+    sub = command("replay", _replay, "Train the first steps of recorded runs again, and compare.")
+    sub.add_argument("records", nargs="+", type=Path, metavar="RECORD.json", help="of the book")
+
+    sub = command("digests", _digests, "Compare a folder of results with its manifest.")
+    sub.add_argument("results", type=Path, metavar="FOLDER", help="that holds SHA256SUMS")
+    sub.add_argument("--mend", action="store_true", help="note new files, forget those gone")
     return parser
 
 
+def _add_folders(parser):
+    results = "of the records, instead of results/ beside the grid (or the book's)"
+    checkpoints = "of checkpoints and weights, instead of checkpoints/ beside it (or the book)"
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help=results)
+    parser.add_argument("--checkpoints", type=Path, metavar="FOLDER", help=checkpoints)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

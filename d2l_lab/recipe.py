@@ -1,12 +1,13 @@
 """The network and the recipe of a configuration: optimiser, schedule, loss, start."""
 
+import msgspec
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 
 from d2l_lab.grid import Config
 from d2l_utils.models import VGG
 
-__all__ = ["RecipeVGG", "make_model", "scale_start"]
+__all__ = ["RecipeVGG", "scale_start"]
 
 
 class RecipeVGG(VGG):
@@ -14,7 +15,12 @@ class RecipeVGG(VGG):
 
     def __init__(self, config: Config, teacher: VGG | None = None):
         super().__init__(config.arch, config.lr, head=config.head, batch_norm=config.batch_norm)
+        self.follow(config, teacher)
+
+    def follow(self, config: Config, teacher: VGG | None = None) -> None:
+        """Train by this configuration from now on; a checkpoint knows it by its hyperparameters."""
         self.config = config
+        self.hparams = self.hparams | {"config": msgspec.to_builtins(config)}
         self._teacher = [teacher]  # in a list, so that its weights are none of this model's
 
     def configure_optimizers(self):
@@ -83,8 +89,3 @@ def _distillation(logits, targets, hard_loss, config):
         log_target=True,
     )
     return config.soft_share * T**2 * soft + (1 - config.soft_share) * hard_loss
-
-
-def make_model(config: Config, teacher: VGG | None = None) -> RecipeVGG:
-    """Return the untrained network of a configuration."""
-    return RecipeVGG(config, teacher)

@@ -1,26 +1,80 @@
-"""Records of runs: one JSON file each, written whole or not at all."""
+"""Records of runs: one JSON file each, the predictions beside it, and a manifest of digests."""
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from math import comb
 from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
 
 from d2l_utils.files import atomic_write
 
-__all__ = ["load_records", "write_json"]
+__all__ = [
+    "MANIFEST",
+    "differences",
+    "load_predictions",
+    "load_records",
+    "locked",
+    "mcnemar",
+    "note",
+    "write_json",
+]
+
+MANIFEST = "SHA256SUMS"
+"""The file in a folder of results that holds the digest of each file below it.
+
+`sha256sum --check SHA256SUMS` reads it too. Where there is one, the laboratory's commands keep it.
+"""
 
 
 def load_records(folder: str | os.PathLike) -> list[dict]:
-    """Return all records below a folder of one grid, sorted by file name.
+    """Return all records in a grid's folder, sorted by file name.
 
     Raises:
         FileNotFoundError: if there is none.
     """
-    # A folder that is shared with checkpoints has their settings, too.
-    there = Path(folder).glob("*-seed*.json")
-    files = sorted(file for file in there if not file.name.endswith(".settings.json"))
+    files = sorted(Path(folder).glob("*-seed*.json"))
     if not files:
         raise FileNotFoundError(f"there are no records in {folder}")
     return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+
+
+def load_predictions(folder: str | os.PathLike, variant: str, seed: int) -> np.ndarray:
+    """Return the class that a run took each validation image for, in the data set's order.
+
+    Raises:
+        FileNotFoundError: if they were not kept, as before there were such files.
+    """
+    return np.load(Path(folder) / f"{variant}-seed{seed}.predictions.npy")
+
+
+def mcnemar(first, second, labels) -> tuple[int, int, float]:
+    """Compare two runs image by image: McNemar's test in its exact form.
+
+    Args:
+        first: predicted classes of one run.
+        second: those of the other.
+        labels: the right classes.
+
+    Returns:
+        How many images the first alone has right, how many the second alone, and the two-sided
+        probability of a split at least as uneven if both were equally good.
+
+    Source: McNemar, 1947, Psychometrika 12, 153-157.
+
+    >>> mcnemar([1, 2, 3, 4], [1, 0, 0, 0], [1, 2, 3, 5])
+    (2, 0, 0.5)
+    """
+    first, second, labels = (np.asarray(a) for a in (first, second, labels))
+    n10 = int(((first == labels) & (second != labels)).sum())
+    n01 = int(((first != labels) & (second == labels)).sum())
+    n, fewer = n10 + n01, min(n10, n01)
+    tail = sum(comb(n, k) for k in range(fewer + 1))
+    return n10, n01, min(1.0, 2 * tail / 2**n)  # integers: no term is too small
 
 
 def write_json(path: Path, content) -> None:
@@ -28,3 +82,72 @@ def write_json(path: Path, content) -> None:
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold the lock of this name; it is free again when this process ends, however it ends.
+
+    Raises:
+        filelock.Timeout: if another process holds it for this many seconds; -1 waits for ever.
+        OSError: if the folder cannot be written to.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path, timeout=timeout):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows keeps an open file; filelock removes it there
+                path.unlink()
+
+
+# --- the manifest -------------------------------------------------------------------------------
+
+
+def note(*files: Path) -> None:
+    """Note the digests of files, each in `<results>/<grid>`, if the results have a manifest."""
+    for file in files:
+        results = file.resolve().parents[1]
+        if (results / MANIFEST).exists():
+            with locked(results / f"{MANIFEST}.lock"):
+                name = file.resolve().relative_to(results).as_posix()
+                _write(results, _noted(results) | {name: _digest(file)})
+
+
+def differences(results: Path, *, mend: bool = False) -> list[str]:
+    """Return how the files below a folder of results differ from its manifest, one line each.
+
+    `mend` notes new files, and forgets those that are gone; a changed file stays a difference.
+    """
+    noted, there = _noted(results), {_name(file, results): file for file in _files(results)}
+    new, gone = there.keys() - noted.keys(), noted.keys() - there.keys()
+    changed = [n for n in there.keys() & noted.keys() if _digest(there[n]) != noted[n]]
+    if mend:
+        kept = {name: noted[name] for name in noted.keys() - gone}
+        _write(results, kept | {name: _digest(there[name]) for name in new})
+    kinds = (("changed", changed), ("new", new), ("gone", gone))
+    return [f"{kind}: {name}" for kind, names in kinds for name in sorted(names)]
+
+
+def _files(results: Path) -> Iterable[Path]:
+    kinds = (".json", ".npy", ".safetensors")
+    return (file for file in results.glob("*/*") if file.suffix in kinds)
+
+
+def _name(file: Path, results: Path) -> str:
+    return file.relative_to(results).as_posix()
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _noted(results: Path) -> dict[str, str]:
+    lines = (results / MANIFEST).read_text(encoding="utf-8").splitlines()
+    return {name: digest for digest, name in (line.split(maxsplit=1) for line in lines)}
+
+
+def _write(results: Path, digests: dict[str, str]):
+    lines = [f"{digest}  {name}\n" for name, digest in sorted(digests.items())]
+    with atomic_write(results / MANIFEST) as part:
+        part.write_text("".join(lines), encoding="utf-8")

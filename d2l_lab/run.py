@@ -1,35 +1,36 @@
-"""Training runs as data: a grid in TOML, one JSON record a run, stopped and resumed at will.
+"""One run of a grid: trained, recorded, resumed.
 
-    python -m d2l_lab book/experiments/low_resolution.toml
-    python -m d2l_lab GRID.toml --variant r56 --seed 0     # a part of it
-    python -m d2l_lab GRID.toml --list                     # what is there, what is not
-
-A record is `<results>/<grid>/<variant>-seed<k>.json`, written whole or not at all. A run whose
-record is there is not done again, so several machines can share a grid, each with variants or seeds
-of its own. A stopped run goes on after its last whole epoch. The records of the book's grids go to
-`book/results`, their checkpoints and weights, which are not kept in git, to `checkpoints`; other
-grids have both folders beside them.
-Only int8 needs more than torch, numpy and tqdm.
+A record is `<results>/<grid>/<variant>-seed<k>.json`, written whole or not at all, with the
+predictions beside it. A run whose record is there is not done again; a stopped one goes on after
+its last whole epoch. The records of the book's grids go to `book/results`, their checkpoints and
+weights, which are not kept in git, to `checkpoints`; other grids have both folders beside them.
 """
 
 import dataclasses
 import datetime
+import errno
 import json
+import os
+import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 
 from d2l_lab.grid import Config, Grid, transformed
 from d2l_lab.machine import hardware, versions
-from d2l_lab.recipe import RecipeVGG, make_model
-from d2l_lab.records import write_json
+from d2l_lab.recipe import RecipeVGG
+from d2l_lab.records import locked, note, write_json
 from d2l_utils.checkpoint import read_saved
 from d2l_utils.cost import layer_costs
 from d2l_utils.data import FashionMNIST
+from d2l_utils.device import fast_precision, try_gpu
 from d2l_utils.files import atomic_write
 from d2l_utils.trainer import Trainer
 
@@ -53,6 +54,9 @@ class Run:
     seed: int
     results: Path
     checkpoints: Path
+
+    def __str__(self):
+        return f"{self.grid.name}/{self.variant} seed {self.seed}"
 
     @property
     def config(self) -> Config:
@@ -80,12 +84,27 @@ class Run:
         return self.checkpoint.with_suffix(".weights.pt")
 
     @property
-    def _settings(self) -> Path:
-        return self.checkpoint.with_suffix(".settings.json")
+    def sources(self) -> list["Run"]:
+        """The runs that must be done first: what it starts from, and its teacher."""
+        return [self.sibling(variant) for variant in self.config.sources]
 
     def sibling(self, variant: str) -> "Run":
         """Return the run of another variant with the same seed."""
         return dataclasses.replace(self, variant=variant)
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Keep other processes from this run, and tidy what one that was killed has left.
+
+        Raises:
+            filelock.Timeout: if another process is at it.
+            OSError: if the folder of the records cannot be written to.
+        """
+        with locked(self.record.with_suffix(".lock"), timeout=0):
+            for folder in (self.record.parent, self.checkpoint.parent):
+                for part in folder.glob(f"{self.record.stem}.*.part"):
+                    part.unlink()
+            yield
 
     def prepare(self) -> tuple[RecipeVGG, FashionMNIST]:
         """Return model and data, ready to be trained.
@@ -97,16 +116,13 @@ class Run:
         teacher = self.sibling(c.teacher).trained_model() if c.teacher else None
         if c.start:
             model = transformed(self.sibling(c.start).trained_model(), c.transform)
-            model.config, model._teacher = c, [teacher]
+            model.follow(c, teacher)
         else:
-            model = make_model(c, teacher)
+            model = RecipeVGG(c, teacher)
         size = (c.resolution, c.resolution)
+        train_size = c.train_size or None
         data = FashionMNIST(
-            c.batch_size,
-            size,
-            holdout=c.holdout,
-            train_size=c.train_size or None,
-            augment=c.augment,
+            c.batch_size, size, holdout=c.holdout, train_size=train_size, augment=c.augment
         )
         return model, data
 
@@ -126,7 +142,7 @@ class Run:
                 f"the weights of {self.variant} with seed {self.seed} are not on this machine "
                 f"({self.weights}); {remedy} that run here first"
             )
-        model, c = make_model(self.config), self.config
+        model, c = RecipeVGG(self.config), self.config
         model.eval()(torch.zeros(1, 1, c.resolution, c.resolution))
         try:
             model.load_state_dict(read_saved(self.weights))
@@ -139,18 +155,27 @@ class Run:
 
     def execute(self, precision: str | None = None) -> dict | None:
         """Train, write the record and return it; None if it was interrupted."""
+        if self._is_finished():
+            self._put_in_place()
+            return self.recorded()
         started = time.perf_counter()
         model, data = self.prepare()
         c = self.config
+        int8 = "int8" in c.transform
+        fast = "float32" if int8 else fast_precision(try_gpu())
+        if not precision and c.precision == "bfloat16" != fast:
+            raise ValueError(
+                f"{self} asks for bfloat16, in which {try_gpu()} is not fast, so it is left out; "
+                "--precision takes another"
+            )
         trainer = Trainer(
             max(c.epochs, 1),
-            num_gpus=0 if "int8" in c.transform else 1,
-            precision=precision or c.precision or ("float32" if "int8" in c.transform else None),
+            num_gpus=0 if int8 else 1,
+            precision=precision or c.precision or fast,
             seed=self.seed,
             checkpoint=self.checkpoint if c.epochs else None,
         )
         if c.epochs:
-            self._check_checkpoint()
             trainer.fit(model, data)
             if trainer.interrupted:
                 return None
@@ -162,7 +187,7 @@ class Run:
             "experiment": self.grid.name,
             "variant": self.variant,
             "seed": self.seed,
-            "config": dataclasses.asdict(c),
+            "config": msgspec.to_builtins(c),
             "validated_on": "held-out training images" if c.holdout else "test set",
             "network": _network(model, c),
             "final": final,
@@ -177,9 +202,8 @@ class Run:
         }
         self._keep_weights(model)
         self._keep_predictions(model, data, trainer)
-        write_json(self.record, record)
-        self.checkpoint.unlink(missing_ok=True)
-        self._settings.unlink(missing_ok=True)
+        write_json(self.checkpoint, record)
+        self._put_in_place()
         return record
 
     def recorded(self) -> dict | None:
@@ -193,34 +217,41 @@ class Run:
             return None
         try:
             record = json.loads(self.record.read_text(encoding="utf-8"))
-            was = _settings_then(record["config"])
+            was = msgspec.convert(record["config"], Config)  # what did not exist yet: its default
             float(record["final"]["val_acc"])  # which the list shows
         except OSError as error:
             raise ValueError(f"{self.record} cannot be read: {error}") from error
-        except (KeyError, RecursionError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.record} is damaged; delete it to train again") from error
-        if other := _differences(was, _settings_of(self.config)):
+        if other := _differences(was, self.config):
             message = f"{self.record} was made with other settings: {other}"
             raise ValueError(f"{message}; delete it to train again")
         return record
 
-    def _check_checkpoint(self):
-        """Refuse a checkpoint of other settings; the trainer itself does not know them all."""
-        now = _settings_of(self.config)
-        if self.checkpoint.exists() and self._settings.exists():
-            try:
-                was = _settings_then(json.loads(self._settings.read_text(encoding="utf-8")))
-            except (RecursionError, TypeError, ValueError) as error:
-                message = f"{self._settings} is damaged; delete it and {self.checkpoint}"
-                raise ValueError(f"{message} to train from the first epoch on") from error
-            if other := _differences(was, now):
-                message = f"{self.checkpoint} was made with other settings: {other}"
-                raise ValueError(f"{message}; delete it to train from the first epoch on")
-        write_json(self._settings, now)
+    def _is_finished(self) -> bool:
+        """Whether a record stands in the checkpoint's place: one rename was still to be done."""
+        if not self.checkpoint.exists():
+            return False
+        with self.checkpoint.open("rb") as file:
+            return file.read(1) == b"{"
+
+    def _put_in_place(self):
+        """Make a record of what stands in the checkpoint's place, so that never both are there."""
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.replace(self.checkpoint, self.record)
+        except OSError as error:
+            if error.errno != errno.EXDEV:  # another file system
+                raise
+            with atomic_write(self.record) as part:
+                shutil.copyfile(self.checkpoint, part)
+            self.checkpoint.unlink()
+        note(self.record, self.predictions)
 
     def _keep_weights(self, model):
         others = self.grid.variants.values()
-        if any(self.variant in (c.start, c.teacher) for c in others) or self._is_worth_shipping():
+        worth_shipping = self.config.head == "gap"  # small enough to be kept
+        if worth_shipping or any(self.variant in c.sources for c in others):
             with atomic_write(self.weights) as part:
                 torch.save(model.state_dict(), part)
 
@@ -234,13 +265,10 @@ class Run:
         with atomic_write(self.predictions) as part, part.open("wb") as file:
             np.save(file, classes.to(torch.uint8).numpy(force=True))
 
-    def _is_worth_shipping(self):
-        return self.config.head == "gap"  # small enough to be kept
-
 
 def _network(model, config) -> dict:
     # Pruning and int8 change neither the number of weights nor of multiply-accumulates.
-    counted = model if "svd" in config.transform else make_model(config)
+    counted = model if "svd" in config.transform else RecipeVGG(config)
     rows = layer_costs(counted, (1, config.resolution, config.resolution))
     return {
         "params": sum(p.numel() for p in model.parameters()),
@@ -251,9 +279,6 @@ def _network(model, config) -> dict:
 def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> list[float]:
     """Train the first steps of a run again and return their losses.
 
-    They are those of the record, but for rounding: another processor, or another number of
-    threads, adds in another order.
-
     Raises:
         FileNotFoundError: if it starts from weights that are not on this machine.
     """
@@ -263,19 +288,9 @@ def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> l
     return [float(trainer.step(batch)) for batch in islice(trainer.train_dataloader, steps)]
 
 
-def _settings_of(config: Config) -> dict:
-    """Return the settings as JSON keeps them: with lists and no tuples."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def _settings_then(kept: dict) -> dict:
-    """Return settings of earlier; one that did not exist yet had its default."""
-    return _settings_of(Config(**kept))
-
-
-def _differences(was: dict, now: dict) -> str:
+def _differences(was: Config, now: Config) -> str:
     """Return how settings differ, "" if they do not."""
-    pairs = {key: (was.get(key), now.get(key)) for key in was | now}
+    pairs = {key: (getattr(was, key), getattr(now, key)) for key in Config.__struct_fields__}
     return ", ".join(f"{key} {a}, now {b}" for key, (a, b) in pairs.items() if a != b)
 
 

@@ -1,9 +1,9 @@
 """How long the networks take on this machine, and on a GPU in how much memory: one JSON file each.
 
-    python -m d2l_lab.timing                              # the CPU and, if there is one, the GPU
-    python -m d2l_lab.timing --keep-memory                # the CPU, with `d2l.keep_memory()`
-    python -m d2l_lab.timing --quick --results rehearsal  # one minute, small images
-    python -m d2l_lab.timing --part network_times         # one part; the others stay empty
+    python -m d2l_lab time                              # the CPU and, if there is one, the GPU
+    python -m d2l_lab time --keep-memory                # the CPU, with `d2l.keep_memory()`
+    python -m d2l_lab time --quick --results rehearsal  # one minute, small images
+    python -m d2l_lab time --part network_times         # one part; the others stay empty
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`, or
 `<device>-memory-kept.json` where memory was kept, written whole or not at all. All that is to be
@@ -31,7 +31,7 @@ from torch.nn.utils import parametrize
 
 from d2l_lab import compress
 from d2l_lab.machine import hardware, versions
-from d2l_lab.records import write_json
+from d2l_lab.records import note, write_json
 from d2l_utils.data import DataModule
 from d2l_utils.device import cpu, fast_precision, keep_memory, try_all_gpus
 from d2l_utils.models import VGG, VGG_ARCHS, AlexNet
@@ -379,22 +379,16 @@ def _batch(trainer, batch_size, side):
 # --- the command -----------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run(options: argparse.Namespace) -> int:
     """Measure the devices of this machine and write a record of each."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.threads < 1:
-        parser.error(f"argument --threads: it is {options.threads}; it must be at least 1")
     torch.set_num_threads(options.threads)
     wanted = "cpu" if options.keep_memory else options.device
     devices = dict.fromkeys([cpu(), *try_all_gpus()[:1]])
     devices = [d for d in devices if wanted in (None, d.type)]
     if not devices:
-        print(f"there is no device {options.device!r} here", file=sys.stderr)
-        return 2
+        raise ValueError(f"there is no device {options.device!r} here")
     if options.keep_memory and not keep_memory():
-        print("this system's C library cannot be told to keep memory", file=sys.stderr)
-        return 2
+        raise ValueError("this system's C library cannot be told to keep memory")
     for device in devices:
         load = hardware(device)["load_average"]
         if load is not None and load > 0.5:
@@ -404,6 +398,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         kept = "-memory-kept" if options.keep_memory else ""
         path = options.results / f"{_file_name(record['hardware'], device)}{kept}.json"
         write_json(path, record)
+        note(path)
         print(path)
     return 0
 
@@ -415,11 +410,8 @@ def _file_name(machine: dict, device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m d2l_lab.timing",
-        description="Time the networks on this machine, which should have no other work.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `python -m d2l_lab time`."""
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--device", choices=("cpu", "cuda"), help="only this one")
     keep = "only the CPU, and with memory that is kept from step to step"
@@ -429,8 +421,3 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="small images, once: a rehearsal")
     parser.add_argument("--results", type=Path, default=Path("book/results/speed"))
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

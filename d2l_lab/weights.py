@@ -1,6 +1,6 @@
 """Trained weights to take along: one safetensors file with the network's description in it.
 
-    python -m d2l_lab.weights book/experiments/low_resolution.toml final 0 winner.safetensors
+    python -m d2l_lab export book/experiments/low_resolution.toml final 0 winner.safetensors
 
 writes the weights of a run that was trained on this machine. Reading them needs no grid. Both need
 safetensors: pip install safetensors brings it.
@@ -9,13 +9,12 @@ safetensors: pip install safetensors brings it.
 import argparse
 import json
 import os
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from d2l_lab.grid import load_grid
+from d2l_lab.records import note
 from d2l_lab.run import Run, default_folders
 from d2l_utils.cost import on_meta
 from d2l_utils.files import atomic_write
@@ -55,7 +54,7 @@ def export(run: Run, path: str | os.PathLike) -> None:
         raise FileNotFoundError(f"there is no record of this run: {run.record}")
     weights = {name: w.contiguous() for name, w in run.trained_model().state_dict().items()}
     with atomic_write(Path(path)) as part:
-        # The format's metadata are texts.
+        # The format's metadata are strings.
         card = {key: json.dumps(record[key]) for key in _CARD}
         part.write_bytes(_safetensors().torch.save(weights, card))
 
@@ -110,39 +109,28 @@ def _read(path):
             card = {key: json.loads(file.metadata()[key]) for key in _CARD}
             return card, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (KeyError, safetensors.SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no file of d2l_lab.weights: {error}") from error
+        raise ValueError(f"{path} is no file that `export` wrote: {error}") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the weights of a run; return 0 if it went well."""
-    parser = argparse.ArgumentParser(
-        prog="python -m d2l_lab.weights",
-        description="Write the trained weights of a run, with their description, to one file.",
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `python -m d2l_lab export`, but for the folders."""
     add = parser.add_argument
     add("grid", type=Path, metavar="GRID.toml", help="the grid of the run")
     add("variant", metavar="VARIANT", help="the run's variant")
     add("seed", type=int, metavar="SEED", help="the run's seed")
     add("file", type=Path, metavar="FILE.safetensors", help="the file to write")
-    add("--results", type=Path, metavar="FOLDER", help="as in d2l_lab")
-    add("--checkpoints", type=Path, metavar="FOLDER", help="as in d2l_lab")
-    options = parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the weights of a run, and say what is in the file."""
     results, checkpoints = default_folders(options.grid)
-    try:
-        grid = load_grid(options.grid)
-        if options.seed not in grid.seeds.get(options.variant, ()):
-            raise ValueError(f"{options.grid} has no {options.variant} with seed {options.seed}")
-        folders = options.results or results, options.checkpoints or checkpoints
-        export(Run(grid, options.variant, options.seed, *folders), options.file)
-        card = load_card(options.file)
-    except (ImportError, OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    size, accuracy = options.file.stat().st_size, card["final"]["val_acc"]
-    params = card["network"]["params"]
+    grid = load_grid(options.grid)
+    if options.seed not in grid.seeds.get(options.variant, ()):
+        raise ValueError(f"{options.grid} has no {options.variant} with seed {options.seed}")
+    folders = options.results or results, options.checkpoints or checkpoints
+    export(Run(grid, options.variant, options.seed, *folders), options.file)
+    note(options.file)
+    card, size = load_card(options.file), options.file.stat().st_size
+    params, accuracy = card["network"]["params"], card["final"]["val_acc"]
     print(f"{options.file}: {params:,} parameters, {size:,} bytes, accuracy {accuracy:.4f}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

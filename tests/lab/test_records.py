@@ -1,41 +1,34 @@
-"""The records of training in book/results: whole, of the grids in book/experiments, repeatable."""
+"""The records of training in book/results: whole, of the grids in book/experiments, unchanged."""
 
 import copy
-import dataclasses
 import functools
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 
+import msgspec
+import numpy as np
 import pytest
 import torch
+from tiny_grid import record_of, run_of, train
 from torch.utils.flop_counter import FlopCounterMode
 
 import d2l_utils as d2l
-from d2l_lab import __main__ as experiment
 from d2l_lab import compress
+from d2l_lab.__main__ import main
 from d2l_lab.grid import Config, load_grid
-from d2l_lab.run import Run, replay
+from d2l_lab.records import MANIFEST, differences, load_records, mcnemar, note, write_json
 from d2l_lab.weights import load_card, load_model
-from d2l_utils import data as data_module
-from d2l_utils import fashion_mnist_files
-from d2l_utils.cost import on_meta
 
 BOOK = Path(__file__).parents[2] / "book"
+RESULTS = BOOK / "results"
 GRIDS = sorted((BOOK / "experiments").glob("*.toml"))
-FILES = sorted((BOOK / "results").glob("*/*-seed*.json"))
-WEIGHTS = sorted((BOOK / "results").glob("*/*.safetensors"))
+FILES = sorted(RESULTS.glob("*/*-seed*.json"))
+PREDICTIONS = sorted(RESULTS.glob("*/*.predictions.npy"))
+WEIGHTS = sorted(RESULTS.glob("*/*.safetensors"))
 STEPS = 10
-
-
-@pytest.fixture(autouse=True)
-def read_once(monkeypatch):
-    """Unpacking the data set takes longer than most replays."""
-    monkeypatch.setattr(data_module, "load", LOAD)
-
-
-LOAD = functools.cache(fashion_mnist_files.load)
 
 
 def name(path):
@@ -57,11 +50,11 @@ def check_record(record, file, grid):
     assert file.name == f"{variant}-seed{seed}.json"
     assert variant in grid.variants and seed in grid.seeds[variant], "its grid has no such run"
     config = grid.variants[variant]
-    assert Config(**record["config"]) == config, "its grid has other settings"
+    assert msgspec.convert(record["config"], Config) == config, "its grid has other settings"
     on_test_set = record["validated_on"] == "test set"
     assert on_test_set or record["validated_on"] == "held-out training images"
     assert on_test_set is (config.holdout == 0)
-    assert record["network"] == network(config)
+    assert record["network"] == network(msgspec.json.encode(config))
     history = record["history"]
     assert [row["epoch"] for row in history] == list(range(1, config.epochs + 1))
     numbers = ("train_loss", "val_loss", "val_acc", "seconds", "images_per_second")
@@ -72,9 +65,10 @@ def check_record(record, file, grid):
     images = config.train_size or 60_000 - config.holdout
     for row in history:
         assert row["images_per_second"] * row["seconds"] == pytest.approx(images)
-    right = record["final"]["val_acc"] * (config.holdout or 10_000)
-    assert right == pytest.approx(round(right), abs=1e-3), "no share of the images"
-    assert 0 <= record["final"]["val_acc"] <= 1 and math.isfinite(record["final"]["val_loss"])
+    for row in (*history, record["final"]):
+        right = row["val_acc"] * (config.holdout or 10_000)
+        assert right == pytest.approx(round(right), abs=1e-3), "no share of the images"
+        assert 0 <= row["val_acc"] <= 1 and math.isfinite(row["val_loss"])
     if history:
         assert record["final"] == {key: history[-1][key] for key in ("val_loss", "val_acc")}
     batches = -(-images // config.batch_size)
@@ -90,12 +84,13 @@ def check_record(record, file, grid):
     assert time.strptime(record["finished"], "%Y-%m-%d")
 
 
+@functools.cache
 def network(config):
     """Count parameters and multiply-accumulates again, these as torch counts them."""
-    net = on_meta(d2l.VGG(config.arch, head=config.head, batch_norm=config.batch_norm)).eval()
+    config = msgspec.json.decode(config, type=Config)
     shape = (1, config.resolution, config.resolution)
-    with torch.no_grad():
-        net(torch.empty(1, *shape, device="meta"))
+    net = d2l.VGG(config.arch, head=config.head, batch_norm=config.batch_norm)
+    net = d2l.materialize(net, shape)
     if "svd" in config.transform:
         net = compress.truncated_svd(net, config.transform["svd"])
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -111,10 +106,21 @@ def test_a_record_is_whole_and_belongs_to_its_grid(file):
     check_record(json.loads(text), file, grid_of(file.parent.name))
 
 
+@pytest.mark.parametrize("file", PREDICTIONS, ids=name)
+def test_predictions_are_one_class_per_image(file):
+    classes = np.load(file)
+    record = json.loads(file.with_suffix("").with_suffix(".json").read_text(encoding="utf-8"))
+    assert classes.dtype == np.uint8 and classes.max() <= 9
+    assert len(classes) == (record["config"]["holdout"] or 10_000)
+    if not record["config"]["holdout"]:
+        labels = d2l.FashionMNIST().val.tensors[1].numpy()
+        assert (classes == labels).mean() == pytest.approx(record["final"]["val_acc"], abs=2e-4)
+
+
 def test_nothing_else_lies_among_the_records():
     for folder in {file.parent for file in FILES}:
-        there = {p for p in folder.iterdir() if not p.name.startswith(".")}
-        assert there <= {*FILES, *WEIGHTS}
+        there = {p for p in folder.iterdir() if p.suffix not in (".part", ".lock")}
+        assert there <= {*FILES, *WEIGHTS, *PREDICTIONS}
 
 
 @pytest.mark.parametrize("file", WEIGHTS, ids=name)
@@ -144,13 +150,9 @@ variants = {a = {holdout = 256, batch_size = 64}, b = {holdout = 256}}
 def tiny(tmp_path_factory):
     """Gives a record that is right, its file and its grid."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.toml"
-    path.write_text(TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_module, "load", LOAD)
-        patch.setattr(experiment, "keep_memory", lambda: None)  # it is for a whole process
-        assert experiment.main([str(path), "--variant", "a", "--seed", "0"]) == 0
-    run = Run(load_grid(path), "a", 0, *experiment.default_folders(path))
-    return run.recorded(), run.record, run.grid
+    path.write_text(TINY, encoding="utf-8")
+    run = run_of(path)
+    return run.execute("float32"), run.record, run.grid
 
 
 def test_a_right_record_passes(tiny):
@@ -169,6 +171,7 @@ WRONG = {
     "too short": ("history", lambda r: r | {"history": r["history"][:-1]}),
     "too long": ("history", lambda r: r | {"history": r["history"] + r["history"][-1:]}),
     "not finite": ("isfinite", lambda r: with_row(r, train_loss=math.nan)),
+    "half an image in an early epoch": ("right", lambda r: with_row(r, val_acc=100.5 / 256)),
     "in no time": ("seconds", lambda r: with_row(r, seconds=0)),
     "in less than it trained": ("trained", lambda r: r | {"wall_seconds": 1e-9}),
     "another speed": ("images_per_second", lambda r: with_row(r, images_per_second=1.0)),
@@ -211,126 +214,103 @@ def test_a_record_that_lacks_something_is_found(tiny, key):
         check_record({k: v for k, v in record.items() if k != key}, file, grid)
 
 
-# --- and repeatable ---------------------------------------------------------------------------
-
-# How far another processor, another number of threads or another instruction set may lead away, as
-# a share of the range that the recorded losses span: rounding differs, and training makes more of
-# it with each step. Measured on the recorded networks with one and two threads, with AVX2, AVX-512
-# and bfloat16 instructions: at most 0.006. Another seed leads away by 0.3 at the least.
-TOLERANCE = 0.02
-
-# Five blocks with batch normalisation make more of rounding: one thread or two, and instructions
-# older than AVX2, lead away by up to 0.07, weights that are changed by 1e-7 of themselves by up to
-# 0.08. Without label smoothing it is 0.14 at the least, with another seed 0.22.
-TOLERANCES = {"low_resolution_same_recipe": 0.1}
+# --- the manifest ---------------------------------------------------------------------------------
 
 
-def tolerance(record):
-    return TOLERANCES.get(record["experiment"], TOLERANCE)
+def test_all_in_the_books_results_is_as_it_was_recorded():
+    assert differences(RESULTS) == []
 
 
-def deviation(losses, recorded):
-    """Return the largest difference, as a share of the range that the recorded losses span."""
-    span = max(recorded) - min(recorded)
-    return max(abs(a - b) for a, b in zip(losses, recorded, strict=True)) / span
+CHANGES = {
+    "a history value": ("record", '"train_loss": ', '"train_loss": 1'),
+    "the date": ("record", '"finished": "20', '"finished": "21'),
+    "the load": ("record", '"load_average": ', '"load_average": 1'),
+    "a bit": ("predictions", None, None),
+    "the whole file": ("record", "", None),
+}
 
 
-def recorded_runs():
-    """Return the recorded runs that take steps, with their records, by configuration."""
-    found = {}
-    for file in FILES:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if record.get("first_losses"):
-            found.setdefault(f"{file.parent.name}/{record['variant']}", []).append(record)
-    return found
-
-
-RECORDED = recorded_runs()
-
-
-def run_of(record):
-    folders = experiment.default_folders(BOOK / "experiments" / "any.toml")
-    return Run(grid_of(record["experiment"]), record["variant"], record["seed"], *folders)
-
-
-def on_cpu(record):
-    return record["hardware"]["device"] == "cpu"
-
-
-def work(record):
-    return record["network"]["macs"] * record["config"]["batch_size"]
-
-
-def cheapest():
-    """Return the record that any machine can replay: if need be in emulated bfloat16."""
-    starts_from_nothing = [
-        record
-        for records in RECORDED.values()
-        for record in records
-        if on_cpu(record) and not record["config"]["start"] and not record["config"]["teacher"]
-    ]
-    return min(starts_from_nothing, key=work, default=None)
-
-
-def why_not(record):
-    """Return why this machine cannot replay a record, or None if it can."""
-    device = d2l.cpu() if on_cpu(record) else d2l.try_gpu()
-    if device.type == "cpu" and not on_cpu(record):
-        return f"it was recorded on {record['hardware']['device']}"
-    if record["precision"] == "bfloat16" and d2l.fast_precision(device) != "bfloat16":
-        return "this machine emulates bfloat16"
-    run = run_of(record)
-    for source in filter(None, (run.config.start, run.config.teacher)):
-        if not run.sibling(source).weights.exists():
-            return f"the weights of {source} are not on this machine"
-    return None
-
-
-@pytest.mark.parametrize("configuration", RECORDED)
-def test_the_first_ten_steps_come_out_again(configuration):
-    """One seed of each configuration; what differs is named by the step at which it begins."""
-    reasons = {}
-    for record in RECORDED[configuration]:
-        reason = None if record == cheapest() else why_not(record)
-        if reason is None:
-            break
-        reasons[reason] = None
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_file_is_found(write, tmp_path, change, capsys):
+    path, results = write(), tmp_path / "results"
+    results.mkdir()
+    (results / MANIFEST).touch()
+    assert train(path) == 0
+    assert differences(results) == []
+    kind, old, new = CHANGES[change]
+    file = getattr(run_of(path), kind)
+    if old is None:
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    elif new is None:
+        file.unlink()
     else:
-        pytest.skip("; ".join(reasons))
-    recorded = record["first_losses"]
-    gpus = 0 if on_cpu(record) else 1
-    losses = replay(run_of(record), record["precision"], len(recorded), num_gpus=gpus)
-    close = deviation(losses, recorded) < tolerance(record)
-    assert close, f"{losses}, but recorded are {recorded}"
+        text = file.read_text(encoding="utf-8")
+        assert old in text
+        file.write_text(text.replace(old, new, 1), encoding="utf-8")
+    kind = "gone" if new is None and old is not None else "changed"
+    assert differences(results) == [f"{kind}: tiny/{file.name}"]
+    capsys.readouterr()
+    assert main(["digests", str(results)]) == 1
+    assert capsys.readouterr().out == f"{kind}: tiny/{file.name}\n"
+    # Only what is new or gone can be mended; a change must be undone, or the run done again.
+    assert main(["digests", "--mend", str(results)]) == (1 if kind == "changed" else 0)
+    assert (differences(results) == []) is (kind == "gone")
 
 
-@pytest.mark.skipif(not RECORDED, reason="nothing is recorded")
-def test_at_least_one_configuration_can_be_replayed_here():
-    assert cheapest() is not None
+def test_the_manifest_is_one_that_sha256sum_reads(tmp_path):
+    (tmp_path / MANIFEST).touch()
+    for number in range(2):
+        write_json(tmp_path / "grid" / f"{number}.json", number)
+        note(tmp_path / "grid" / f"{number}.json")
+    lines = (tmp_path / MANIFEST).read_text(encoding="utf-8").splitlines()
+    assert lines[1].endswith("  grid/1.json") and len(lines) == 2
+    write_json(tmp_path / "grid" / "new.json", 2)
+    assert differences(tmp_path) == ["new: grid/new.json"]
+    differences(tmp_path, mend=True)
+    assert differences(tmp_path) == []
 
 
-def test_a_replay_of_other_settings_is_found(tiny):
-    record, file, grid = tiny
-    run = Run(grid, "a", 0, file.parents[1], file.parents[2])
-    recorded = record["first_losses"]
-    assert deviation(replay(run, record["precision"]), recorded) == 0
-
-    def changed(seed=0, **settings):
-        config = dataclasses.replace(grid.variants["a"], **settings)
-        other = dataclasses.replace(grid, variants={"a": config})
-        return Run(other, "a", seed, file.parents[1], file.parents[2])
-
-    for other in (changed(seed=1), changed(label_smoothing=0.1), changed(augment=["flip"])):
-        assert deviation(replay(other, record["precision"]), recorded) > TOLERANCE
-    for other in (changed(arch=[[1, 5]]), changed(batch_norm=True), changed(resolution=5)):
-        assert deviation(replay(other, record["precision"]), recorded) > TOLERANCE
+# --- what readers ask of them ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("seed", "smoothing"), [(1, 0.1), (0, 0.0)])
-def test_a_wider_tolerance_is_not_too_wide(seed, smoothing):
-    (record,) = RECORDED["low_resolution_same_recipe/same32"]
-    run = run_of(record)
-    config = dataclasses.replace(run.config, label_smoothing=smoothing)
-    grid = dataclasses.replace(run.grid, variants={run.variant: config})
-    other = dataclasses.replace(run, grid=grid, seed=seed)
-    assert deviation(replay(other, "float32"), record["first_losses"]) > tolerance(record)
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "new" / "a.json"
+    write_json(file, {"a": 1})
+    for wrong in ({"a": math.nan}, {"a": object()}):
+        with pytest.raises((TypeError, ValueError)):
+            write_json(file, wrong)
+    assert json.loads(file.read_text(encoding="utf-8")) == {"a": 1}
+    assert list(file.parent.iterdir()) == [file]
+
+
+def test_records_are_loaded_in_the_order_of_their_names(write, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there are no records in .*tiny"):
+        load_records(tmp_path / "results" / "tiny")
+    path = write("[variants.b]\nepochs = 1\n[variants.a]\nepochs = 1\n")
+    assert train(path) == 0
+    shutil.copy(run_of(path).record, tmp_path / "results/tiny/a-seed0.json.77.part")
+    assert load_records(tmp_path / "results" / "tiny") == [record_of(path, v) for v in "ab"]
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "probability"),
+    # Twice the tail of the binomial distribution, by hand: 2 * (1 + 12 + 66) / 2**12, and so on;
+    # the last is near the normal distribution's, with Edwards' correction.
+    [
+        (0, 0, 1.0),
+        (5, 5, 1.0),
+        (2, 10, 158 / 4096),
+        (0, 6, 2 / 64),
+        (700, 800, math.erfc(99 / 3000**0.5)),
+    ],
+)
+def test_mcnemars_test_is_exact(only_first, only_second, probability):
+    labels = np.arange(2000) % 10
+    first, second = labels.copy(), labels.copy()
+    second[:only_first] += 1
+    first[only_first : only_first + only_second] += 1
+    first[-100:] = second[-100:] = 11  # both wrong: no matter
+    counts = mcnemar(first, second, labels)
+    assert counts[:2] == (only_first, only_second)
+    assert counts[2] == pytest.approx(probability, rel=5e-3)

@@ -1,23 +1,19 @@
 """Trained weights in one file: the same network comes out, or an error says why not."""
 
 import json
-import subprocess
 import sys
-import tomllib
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_grid import run_of, train
 
 import d2l_utils as d2l
-from d2l_lab import __main__ as experiment
-from d2l_lab import weights as weights_module
+from d2l_lab import __main__ as command
+from d2l_lab.__main__ import main
 from d2l_lab.grid import load_grid
 from d2l_lab.run import Run
-from d2l_lab.weights import export, load_card, load_model, main
-from d2l_utils import data as data_module
-from d2l_utils import fashion_mnist_files
+from d2l_lab.weights import export, load_card, load_model
 
 GRID = """question = "Does it travel?"
 seeds = [0]
@@ -45,22 +41,14 @@ transform = {prune = 0.5}
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Trains the grid, but for one variant, and gives its path."""
-    load = fashion_mnist_files.load
     path = tmp_path_factory.mktemp("grid") / "tiny.toml"
-    path.write_text(GRID)
-    once = load(None)
+    path.write_text(GRID, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data_module, "load", lambda root: once)
-        patch.setattr(experiment, "keep_memory", lambda: None)  # it is for a whole process
-        names = ("gap", "base", "pruned")
-        command = [str(path), *(part for name in names for part in ("--variant", name))]
+        patch.setattr(command, "keep_memory", lambda: None)  # it is for a whole process
+        chosen = [part for name in ("gap", "base", "pruned") for part in ("--variant", name)]
         # Convolutions in bfloat16 leave weights in the layout of channels last.
-        assert experiment.main([*command, "--precision", "bfloat16"]) == 0
+        assert train(path, *chosen, "--precision", "bfloat16") == 0
     return path
-
-
-def run_of(path, variant):
-    return Run(load_grid(path), variant, 0, *experiment.default_folders(path))
 
 
 @pytest.mark.parametrize("variant", ["gap", "base"])
@@ -155,10 +143,10 @@ def test_files_that_are_none_of_ours_are_refused(trained, tmp_path):
 
     for damaged in (b"", b"weights", whole[: len(whole) // 2], whole[:20]):
         file.write_bytes(damaged)
-        is_refused("is no file of d2l_lab.weights: ")
+        is_refused("is no file that `export` wrote: ")
     for foreign in (None, {"config": "{"}, {**card, "config": "{"}):
         save_file(weights, file, foreign)
-        is_refused("is no file of d2l_lab.weights: ")
+        is_refused("is no file that `export` wrote: ")
     for config in ("{}", "3", json.dumps({"arch": [], "head": [], "batch_norm": 1, "lr": 1})):
         save_file(weights, file, {**card, "config": config})
         is_refused("does not hold the network it describes: ")
@@ -186,7 +174,7 @@ def test_without_safetensors_it_says_what_to_install(trained, tmp_path, monkeypa
 
 def test_the_command_writes_a_file_and_says_what_is_in_it(trained, tmp_path, capsys):
     file = tmp_path / "weights.safetensors"
-    assert main([str(trained), "gap", "0", str(file)]) == 0
+    assert main(["export", str(trained), "gap", "0", str(file)]) == 0
     params = (9 * 4 + 2 * 4) + (4 * 9 * 6 + 2 * 6) + (6 * 10 + 10)
     accuracy = f"{load_card(file)['final']['val_acc']:.4f}"
     size = f"{file.stat().st_size:,}"
@@ -205,7 +193,7 @@ def test_the_command_writes_a_file_and_says_what_is_in_it(trained, tmp_path, cap
 )
 def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys, arguments, message):
     file = tmp_path / "weights.safetensors"
-    assert main([str(trained), *arguments, str(file)]) == 1
+    assert main(["export", str(trained), *arguments, str(file)]) == 2
     out, err = capsys.readouterr()
     assert out == "" and message in err and len(err.splitlines()) == 1
     assert not file.exists()
@@ -213,20 +201,5 @@ def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys, arguments
 
 def test_the_command_says_where_it_cannot_write(trained, capsys):
     file = "/proc/weights.safetensors"  # not even the superuser can
-    assert main([str(trained), "gap", "0", file]) == 1
+    assert main(["export", str(trained), "gap", "0", file]) == 2
     assert "/proc" in capsys.readouterr().err
-
-
-def test_what_it_needs_comes_with_the_extras_and_is_named():
-    pyproject = Path(__file__).parents[2] / "pyproject.toml"
-    extras = tomllib.loads(pyproject.read_text())["project"]["optional-dependencies"]
-    assert "safetensors" in extras["notebook"]
-    assert "pip install safetensors" in weights_module.__doc__
-
-
-def test_help_reads_well():
-    command = [sys.executable, "-m", "d2l_lab.weights", "--help"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
-    text = " ".join(done.stdout.split())
-    assert "GRID.toml VARIANT SEED FILE.safetensors" in text

@@ -22,7 +22,9 @@ LIBRARY = """
     device files board meta work cost module models pixels fashion_mnist_files data checkpoint
     trainer results __main__
 """.split()
-LABORATORY = "machine records compress grid recipe run timing weights cluster __main__".split()
+LABORATORY = """
+    machine records compress grid recipe run replay timing weights cluster __main__
+""".split()
 ORDER = [f"d2l_utils.{name}" for name in LIBRARY] + [f"d2l_lab.{name}" for name in LABORATORY]
 MODULES = [
     f"{package}.{module.name}"

@@ -1,0 +1,114 @@
+"""Wrong grids are refused whole, and the entry at fault is named."""
+
+import msgspec
+import pytest
+from tiny_grid import DEFAULTS, TOP, files_below, train
+
+from d2l_lab.grid import Config, load_grid
+from d2l_lab.run import Run
+
+# What stands in the table of variant a, and what the message must say of which entry.
+WRONG_SETTINGS = {
+    "learning_rate = 0.1": "variants.a: .*learning_rate",
+    'lr = "0.1"': "variants.a.lr: .*str",
+    "epochs = 1.5": "variants.a.epochs: .*float",
+    "lr = true": "variants.a.lr: .*bool",
+    "lr = 0": "variants.a.lr: .*> 0",
+    "lr = nan": "variants.a.lr: .*> 0",
+    "weight_decay = -1e-4": "variants.a.weight_decay: .*>= 0",
+    "momentum = 1.5": "variants.a.momentum: .*<= 1",
+    "batch_size = 0": "variants.a.batch_size: .*>= 1",
+    'schedule = "cosine"': "variants.a.schedule: .*cosine",
+    'augment = ["flip", "mixup"]': r"variants.a.augment\[1\]: .*mixup",
+    'head = "gpa"': "variants.a.head: .*gpa",
+    "arch = [[1, 4], [1, 4.5]]": r"variants.a.arch\[1\]\[1\]: .*float",
+    "seeds = [1, true]": r"variants.a.seeds\[1\]: .*bool",
+    "arch = []": "variants.a: this network is impossible: arch",
+    "arch = [[0, 4]]": "variants.a: this network is impossible: num_convs is 0",
+    f"arch = [[1, {10**30}]]": "variants.a: this network is impossible: ",
+    "head = [8, 0]": "variants.a: this network is impossible: a width of head is 0",
+    "resolution = 1": "variants.a: this network is impossible: images of 1 x 1",
+    "train_size = 50001\nholdout = 10000": "variants.a.train_size is 50001 and holdout 10000",
+    "epochs = 0": "variants.a.epochs is 0",
+    'start = "c"': "variants.a builds on 'c', which is no variant",
+    'teacher = "c"': "variants.a builds on 'c', which is no variant",
+    'start = "a"': "variants.a builds on 'a', which itself needs 'a'",
+    'start = "b"\n[variants.b]\nteacher = "c"\n[variants.c]\nstart = "a"': "itself needs 'a'",
+    'start = "b"\n[variants.b]\nstart = "c"\ntransform = {svd = [2]}\n[variants.c]': (
+        "variants.a builds on 'b', which is transformed"
+    ),
+    'seeds = [0, 7]\nstart = "b"\n[variants.b]': "variants.a builds on 'b', which has no seed 7",
+    'start = "b"\n[variants.b]\nholdout = 255': "'b', which is trained on images .* held out",
+    'arch = [[2, 4]]\nstart = "b"\n[variants.b]': "variants.a.arch is .*, as in 'b'",
+    'resolution = 8\nstart = "b"\n[variants.b]': "variants.a.resolution is 8; it must be 4",
+    'resolution = 8\nteacher = "b"\n[variants.b]': "variants.a.teacher cannot take these images",
+    'start = "b"\ntransform = {pca = 3}\n[variants.b]': "variants.a.transform: .*pca",
+    'start = "b"\ntransform = {svd = [2], prune = 0.5}\n[variants.b]': "variants.a.transform: ",
+    "transform = {svd = [2]}": "variants.a.transform has no start",
+    'start = "b"\ntransform = {svd = [9]}\n[variants.b]': "a.transform is impossible: .*rank.* 9",
+    'start = "b"\ntransform = {prune = 0}\n[variants.b]': "a.transform is impossible: keep is 0",
+    'start = "b"\nepochs = 0\ntransform = {int8 = false}\n[variants.b]': "a.transform: int8",
+    'start = "b"\ntransform = {int8 = true}\n[variants.b]': "a.transform: int8 .*epochs",
+}
+WRONG_GRIDS = {
+    "unknown key": ({"top": f'{TOP}colour = "red"\n'}, "colour"),
+    "no seeds": ({"top": 'question = ""\n'}, "seeds"),
+    "no variants": ({"variants": ""}, "variants"),
+    "a variant is no table": ({"variants": "[variants]\na = 3\n"}, "variants.*int"),
+    "seeds as a default": ({"defaults": f"{DEFAULTS}seeds = [1]\n"}, "defaults: .*seeds"),
+    "a wrong default": ({"defaults": "[defaults]\nlr = -1\n"}, "defaults.lr: "),
+    "no architecture": ({"defaults": "[defaults]\nlr = 0.1\n"}, "variants.a: .*arch"),
+    "a name with a slash": ({"variants": '[variants."a/b"]\n'}, "variants.a/b names files"),
+    "a hidden name": ({"variants": '[variants.".a"]\n'}, r"variants.\.a names files"),
+    "no TOML": ({"variants": "[variants.a]\nlr = \n"}, "line 13"),
+}
+
+
+@pytest.mark.parametrize("settings", WRONG_SETTINGS)
+def test_a_wrong_setting_is_named(write, settings):
+    path = write(f"[variants.a]\n{settings}\n")
+    with pytest.raises(ValueError, match=f"^{path}: .*{WRONG_SETTINGS[settings]}"):
+        load_grid(path)
+
+
+@pytest.mark.parametrize("case", WRONG_GRIDS)
+def test_a_wrong_grid_is_refused(write, case):
+    parts, message = WRONG_GRIDS[case]
+    path = write(**parts)
+    with pytest.raises(ValueError, match=f"^{path}: .*{message}"):
+        load_grid(path)
+
+
+def test_a_wrong_grid_is_refused_before_anything_is_trained(write, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Run, "execute", lambda *_: pytest.fail("something is trained"))
+    good, wrong = write(), write("[variants.a]\nlr = -1\n", name="wrong")
+    assert train(good, wrong) == 2
+    assert "wrong.toml: variants.a.lr: " in capsys.readouterr().err
+    assert train(tmp_path / "nothing.toml") == 2
+    assert "nothing.toml" in capsys.readouterr().err
+    assert files_below(tmp_path) == ["tiny.toml", "wrong.toml"]
+
+
+def test_defaults_and_seeds_of_a_grid(write):
+    grid = load_grid(write('[variants.a]\nlr = 1\n[variants."b.1"]\nseeds = [3]\nhead = "gap"\n'))
+    assert (grid.name, grid.question) == ("tiny", "Does it run?")
+    assert grid.seeds == {"a": [0], "b.1": [3]}
+    plain = {"arch": [(1, 4)], "resolution": 4, "epochs": 2, "batch_size": 64}
+    plain |= {"train_size": 256, "holdout": 256}
+    assert grid.variants["a"] == Config(**plain, head=[8], lr=1)
+    assert grid.variants["b.1"] == Config(**plain, head="gap", lr=0.1)
+
+
+def test_the_defaults_are_the_sections_recipe():
+    c = Config(arch=[(1, 16)])
+    assert (c.head, c.batch_norm, c.resolution, c.epochs) == ([4096, 4096], False, 224, 10)
+    assert (c.batch_size, c.lr, c.momentum, c.weight_decay) == (128, 0.01, 0, 0)
+    assert (c.schedule, c.label_smoothing, c.augment) == ("constant", 0, [])
+    assert (c.train_size, c.holdout, c.start, c.transform, c.teacher) == (0, 0, "", {}, "")
+    assert (c.init, c.fc_gain, c.precision) == ("xavier", 0, "")
+
+
+def test_each_setting_is_described():
+    described = Config.__doc__.split("Attributes:")[1]
+    for field in msgspec.structs.fields(Config):
+        assert f"{field.name}: " in described
