@@ -113,7 +113,7 @@ def test_predictions_are_one_class_per_image(file):
     assert classes.dtype == np.uint8 and classes.max() <= 9
     assert len(classes) == (record["config"]["holdout"] or 10_000)
     if not record["config"]["holdout"]:
-        labels = d2l.FashionMNIST().val.tensors[1].numpy()
+        labels = d2l.FashionMNIST().val.targets.numpy()
         assert (classes == labels).mean() == pytest.approx(record["final"]["val_acc"], abs=2e-4)
 
 
