@@ -1,9 +1,5 @@
-# make book        build the pages          make notebooks   run all notebooks, store their outputs
-# make test        check everything         make results     train what book/results lacks
-# make lab         open JupyterLab          make clean       remove what was built
-#
-# Each sets itself up: .venv with requirements.txt and the package, and Fashion-MNIST.
-# Once that is done it is not done again, and nothing needs the network.
+# `make` lists the targets. Each sets itself up, once: .venv with requirements.txt and the package,
+# and, where it trains, Fashion-MNIST. After that nothing needs the network.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -14,6 +10,10 @@ PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,
     $(python) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
     && echo $(python))))
 
+# With CPU=1 PyTorch comes without CUDA, which saves most of the disk and of the download.
+CPU_WHEELS := https://download.pytorch.org/whl/cpu
+TORCH = $(shell grep -E '^torch(vision)?==' requirements.txt)
+
 # `make notebooks NOTEBOOK=book/flops.ipynb` runs one.
 NOTEBOOK ?= $(sort $(wildcard book/*.ipynb book/studies/*.ipynb))
 
@@ -21,25 +21,38 @@ NOTEBOOK ?= $(sort $(wildcard book/*.ipynb book/studies/*.ipynb))
 NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
     "metadata.language_info.version cell.metadata.execution"
 
-.PHONY: book test lab notebooks normalised results data clean
+.PHONY: help book test test-all mutants lint lab notebooks normalised results data clean
 
-book: data
+help:
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@echo "Options: make book CPU=1 takes PyTorch without CUDA; make notebooks NOTEBOOK=book/flops.ipynb runs one."
+
+book: $(INSTALLED)  ## build the pages, in _build/html
 	$(BIN)/jupyter-book build . -q
 
 # The tests build the book too, with warnings as errors. Two workers share two cores, with
 # one thread each: more threads would wait for each other at every step.
-test: data
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
+
+test: data lint  ## check what must hold, in some minutes
+	$(PYTEST) --nbval
+
+test-all: test  ## check the rest too: all replays, all notebooks in JupyterLab
+	$(PYTEST) -m slow
+
+mutants: data  ## plant wrong numbers in the pages and see whether the checks notice
+	$(BIN)/python tests/book/mutate_pages.py
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(MAKE) --no-print-directory normalised
-	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval -n 2 --dist loadfile --no-loadscope-reorder
 
 # .jupyter has it show Markdown rendered. LAB takes further options, such as LAB=--no-browser.
-lab: data
+lab: data  ## open the notebooks in JupyterLab
 	JUPYTER_CONFIG_PATH=.jupyter $(BIN)/jupyter lab --ServerApp.root_dir=book \
 	    --LabApp.default_url=/lab/tree/index.md $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
-notebooks: data
+notebooks: data  ## run all notebooks and store their outputs
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
 	    --ExecutePreprocessor.record_timing=False $(NOTEBOOK)
@@ -49,7 +62,7 @@ notebooks: data
 normalised: $(INSTALLED)
 	$(NORMALISE) --verify $(NOTEBOOK)
 
-results: data
+results: data  ## train what book/results lacks
 	$(BIN)/python -m d2l_lab train $(wildcard book/experiments/*.toml)
 
 # Debian has the data set as a package; elsewhere it is downloaded.
@@ -63,6 +76,8 @@ data: $(INSTALLED)
 
 $(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once; this takes some minutes."
+	$(if $(CPU),$(BIN)/python -m pip install -q $(TORCH) --index-url $(CPU_WHEELS) \
+	    || echo "$(CPU_WHEELS) cannot be reached; PyPI's PyTorch is taken, with CUDA.")
 	$(BIN)/python -m pip install -q -r requirements.txt -e .
 	touch $@
 
@@ -70,6 +85,6 @@ $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 here; name one with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-clean:
+clean:  ## remove what was built
 	rm -rf _build *.egg-info .hypothesis .pytest_cache .ruff_cache book/.ipynb_checkpoints
-	find d2l_utils tests -name __pycache__ -exec rm -rf {} +
+	find d2l_utils d2l_lab tests -name __pycache__ -exec rm -rf {} +

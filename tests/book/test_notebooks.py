@@ -477,6 +477,7 @@ def alter_one_digit(nb):
     raise ValueError("the notebook prints no long number")
 
 
+@pytest.mark.slow
 def test_nbval_notices_one_altered_digit_in_the_book(project):
     path = project / "book/parameters.ipynb"
     nb = read(path)
