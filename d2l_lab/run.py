@@ -160,6 +160,7 @@ class Run:
             return self.recorded()
         started = time.perf_counter()
         model, data = self.prepare()
+        model.board.display = False  # or each run of a grid would leave a figure open
         c = self.config
         int8 = "int8" in c.transform
         fast = "float32" if int8 else fast_precision(try_gpu())

@@ -1,7 +1,9 @@
 """Pictures: the curves of a training run and rows of images. Matplotlib is imported when drawn."""
 
 import sys
+import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -58,11 +60,18 @@ def show_images(imgs, num_rows: int, num_cols: int, titles=None, scale: float = 
     return axes
 
 
-class ProgressBoard:
-    """Curves that grow point by point and are drawn once, by `show()`.
+class Point(NamedTuple):
+    """A point of a curve, the mean of the values that it was drawn from."""
 
-    `draw` only stores its point, so it costs nothing however many there are, and a value that
-    lives on a GPU is not waited for until the figure is made.
+    x: float
+    y: float
+
+
+class ProgressBoard:
+    """Curves that grow point by point.
+
+    In a notebook the picture grows below the cell, and one figure is stored. In a script the figure
+    is there for `plt.show()` and `plt.savefig(...)`.
 
     Args:
         xlabel: label of the horizontal axis.
@@ -73,17 +82,25 @@ class ProgressBoard:
         yscale: likewise.
         ls: line styles, taken in turn.
         colors: colours, taken in turn.
-        fig: the Matplotlib figure to draw on.
-        axes: its axes; None makes both anew.
+        fig: the Matplotlib figure to draw on; None makes one.
+        axes: its axes; None makes them.
         figsize: width and height of the figure, in inches.
-        display: whether `show()` shows anything.
+        display: whether there is a picture; without one the points are kept all the same.
+
+    Attributes:
+        data: a dict of label to list of points, each with `.x` and `.y`.
 
     >>> board = ProgressBoard(xlabel="epoch")
     >>> for x in range(4):
     ...     board.draw(x, x**2, "square", every_n=2)
-    >>> board.points("square")
-    [(0.5, 0.5), (2.5, 6.5)]
+    >>> board.data["square"][-1].y
+    6.5
     """
+
+    _mine = None  # the figure that this board made
+    _late = None  # the figure that asks for the curves when it is drawn
+    _place = None  # where a picture grows in a notebook
+    _stale = False  # whether there are points that the figure lacks
 
     def __init__(
         self,
@@ -110,106 +127,147 @@ class ProgressBoard:
 
     def __getstate__(self):
         # A copy gets a figure of its own once it draws; a copied one would be shown by itself.
-        return {**self.__dict__, "fig": None, "axes": None, "_place": None}
+        figure = dict.fromkeys(("fig", "axes", "_mine", "_late", "_place"))
+        return {**self.__dict__, **figure, "_lines": {}, "_stale": True}
 
     def clear(self) -> None:
-        """Forget all points."""
-        self._raw: dict[str, list[tuple]] = {}
-        self._every: dict[str, int] = {}
-        self._place = None
+        """Forget all points. A figure that this board has made stays as it is."""
+        self.data: dict[str, list[Point]] = {}
+        self._waiting: dict[str, list[tuple]] = {}
+        self._pause_until = 0.0
+        if self._mine is None:
+            for line in getattr(self, "_lines", {}).values():
+                line.remove()
+        else:
+            self.fig = self.axes = self._mine = None
+        self._lines: dict = {}
 
     def draw(self, x: float, y, label: str, every_n: int = 1) -> None:
-        """Add a point; each `every_n` points of a curve are drawn as their mean.
+        """Add a value; each `every_n` values of a curve make a point, their mean.
 
         Raises:
             ValueError: if `every_n` is below 1.
         """
         if every_n < 1:
             raise ValueError(f"every_n is {every_n}; it must be at least 1")
-        y = y.detach() if isinstance(y, torch.Tensor) else y
-        self._raw.setdefault(label, []).append((x, y))
-        self._every[label] = every_n
+        if not hasattr(self, "data"):  # a subclass whose __init__ does not call this one's
+            self.clear()
+        points = self.data.setdefault(label, [])
+        waiting = self._waiting.setdefault(label, [])
+        waiting.append((x, y.detach() if isinstance(y, torch.Tensor) else y))
+        if len(waiting) < every_n:
+            return
+        columns = zip(*waiting, strict=True)
+        points.append(Point(*(sum(map(float, column)) / len(waiting) for column in columns)))
+        waiting.clear()
+        self._stale = True
+        if self.display and (time.monotonic() > self._pause_until or self._is_closed()):
+            self._show_now()
 
-    def points(self, label: str) -> list[tuple[float, float]]:
-        """Return the points `(x, y)` of one curve as they will be drawn.
+    def points(self, label: str) -> list[Point]:
+        """Return the points of one curve."""
+        return self.data[label]
 
-        Raises:
-            KeyError: if there is no such curve.
-        """
-        raw, n = self._raw[label], self._every[label]
-        chunks = [raw[i : i + n] for i in range(0, len(raw) - n + 1, n)]
-        return [tuple(sum(float(v) for v in c) / n for c in zip(*ch, strict=True)) for ch in chunks]
+    def show(self) -> None:
+        """Bring the picture up to date now, if there is one; it costs some milliseconds."""
+        if self.display and self._stale:
+            self._show_now()
 
     def figure(self):
-        """Draw all curves and return the Matplotlib figure."""
+        """Return the Matplotlib figure, with all points."""
         from matplotlib import pyplot as plt
 
+        if self._is_closed():
+            self.fig = self.axes = self._mine = None
         if self.axes is None:
-            self.fig, self.axes = plt.subplots(figsize=self.figsize)
-        ax = self.axes
-        ax.clear()
-        for i, label in enumerate(self._raw):
-            if points := self.points(label):
+            if self.fig is None:
+                self.fig = self._mine = plt.figure(figsize=self.figsize)
+            self.axes = self.fig.gca()
+            self._lines, self._stale = {}, True
+        figure = self.fig or self.axes.figure
+        self._plot_late(figure)
+        self._plot()
+        return figure
+
+    def _is_closed(self):  # by a reader, or at the end of its cell
+        from matplotlib import pyplot as plt
+
+        return self._mine is not None and not plt.fignum_exists(self._mine.number)
+
+    def _plot_late(self, figure):
+        # Curves are plotted when the figure is drawn: not once per point, and yet none is missing
+        # from what is shown or saved, whoever does it.
+        if figure is self._late:
+            return
+        self._late, draw = figure, figure.draw
+
+        def draw_with_all_points(renderer):
+            if figure is (self.fig or self.axes.figure):
+                self._plot()
+            draw(renderer)
+
+        figure.draw = draw_with_all_points
+
+    def _plot(self):
+        if not self._stale:
+            return
+        self._stale, axes = False, self.axes
+        axes.set(xlabel=self.xlabel, ylabel=self.ylabel, xscale=self.xscale, yscale=self.yscale)
+        for i, (label, points) in enumerate(self.data.items()):
+            if points and label not in self._lines:
                 style = {
                     "ls": self.ls[i % len(self.ls)],
                     "color": self.colors[i % len(self.colors)],
                 }
-                ax.plot(*zip(*points, strict=True), label=label, **style)
-        ax.set(xlabel=self.xlabel, ylabel=self.ylabel, xscale=self.xscale, yscale=self.yscale)
-        ax.set(**{k: v for k, v in {"xlim": self.xlim, "ylim": self.ylim}.items() if v})
-        if ax.lines:
-            ax.legend()
-        return self.fig or ax.figure
+                (self._lines[label],) = axes.plot([], [], label=label, **style)
+                axes.legend()
+            if points:
+                self._lines[label].set_data(*zip(*points, strict=True))
+        axes.relim()
+        axes.autoscale_view()
+        axes.set(**{k: v for k, v in {"xlim": self.xlim, "ylim": self.ylim}.items() if v})
 
-    def show(self) -> None:
-        """Show the figure, once, if this runs in a notebook and there is anything to show.
-
-        It takes the place of the line that `write` has shown, if any.
-        """
-        if not (self.display and self._raw and _kernel()):
+    def _show_now(self):
+        try:
+            from matplotlib import pyplot as plt
+        except ImportError:  # training goes without pictures
             return
-        from matplotlib import pyplot as plt
-
+        start = time.monotonic()
         figure = self.figure()
-        self._put(figure)
-        plt.close(figure)  # or the notebook would show it a second time
-        self.fig = self.axes = self._place = None
+        # A front end with a reader takes input; programs that run notebooks say that they do not.
+        if "inline" in plt.get_backend() and getattr(_kernel(), "_allow_stdin", False):
+            self._grow(figure)
+        # So drawing takes a tenth of the time at most.
+        self._pause_until = time.monotonic() + 10 * (time.monotonic() - start)
 
-    def write(self, text: str) -> None:
-        """Show a line of text where the figure will be; so a progress bar takes this as its file.
+    def _grow(self, figure):
+        # Where nobody looks nothing needs to be done: a figure is shown when its cell ends, and
+        # programs that run notebooks trip over outputs that replace others.
+        from IPython import display, get_ipython
 
-        Nothing of it is left in the notebook once the figure is shown.
-        """
-        if text := text.strip():
-            self._put({"text/plain": text}, raw=True)
+        if self._place is not None:
+            self._place.update(figure)
+            return
+        self._place = display.display(figure, display_id=True)
 
-    def _put(self, content, **options):
-        from IPython.display import display
+        def last_picture():
+            from matplotlib import pyplot as plt
 
-        if self._place is None:
-            self._place = display(content, display_id=True, **options)
-        else:
-            self._place.update(content, **options)
+            ends.remove(last_picture)
+            self._place.update(figure)
+            self._place = None
+            plt.close(figure)  # or the notebook would show it a second time
 
-
-def progress_options(board: ProgressBoard | None) -> dict:
-    """Return the arguments that make a tqdm bar leave nothing behind, here and now.
-
-    In a terminal there are none to give. In a notebook that somebody looks at, the bar is written
-    to the board, whose figure replaces it; where nobody looks, as in nbconvert, there is no bar.
-    """
-    kernel = _kernel()
-    if kernel is None:
-        return {}
-    # A front end with a reader takes input; programs that run notebooks say that they do not.
-    watched = getattr(kernel, "_allow_stdin", False)
-    if watched and board is not None and board.display:
-        return {"file": board, "ascii": False}
-    return {"disable": True}
+        ends = get_ipython().events.callbacks["post_execute"]
+        ends.insert(0, last_picture)  # before the notebook shows all figures that are open
 
 
 def _kernel():
-    """Return the notebook's kernel, or None in a terminal."""
-    # Asked without importing IPython: if it is not loaded, this is no notebook.
-    ipython = sys.modules.get("IPython")
+    """Return the notebook's kernel, or None in a script or a terminal."""
+    ipython = sys.modules.get("IPython")  # if it is not loaded, this is no notebook
     return getattr(ipython.get_ipython(), "kernel", None) if ipython else None
+
+
+def progress_options(board: ProgressBoard | None = None) -> dict:
+    """Return tqdm's options: no bar in a notebook, where the picture grows and stderr is stored."""
+    return {"disable": True} if _kernel() else {}

@@ -2,8 +2,8 @@
 
 import asyncio
 import copy
-import os
 import pickle
+import sys
 
 import matplotlib
 import nbformat
@@ -16,7 +16,6 @@ from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat.v4 import new_code_cell, new_notebook
 
 import d2l_utils as d2l
-from d2l_utils.board import progress_options
 
 
 @pytest.fixture(autouse=True)
@@ -34,36 +33,30 @@ def test_points_are_means_of_every_n():
     board = d2l.ProgressBoard()
     for x in range(5):
         board.draw(x, 10 * x, "line", every_n=2)
-    assert board.points("line") == [(0.5, 5.0), (2.5, 25.0)]  # the fifth waits for a sixth
+    assert board.data["line"] == [(0.5, 5.0), (2.5, 25.0)]  # the fifth waits for a sixth
+    assert (board.data["line"][-1].x, board.data["line"][-1].y) == (2.5, 25.0)
 
 
 def test_points_may_be_tensors():
     board = d2l.ProgressBoard()
     loss = torch.ones(1, requires_grad=True).sum()
-    board.draw(0, loss, "loss", every_n=2)
-    board.draw(1, 2 * loss, "loss", every_n=2)
-    assert board.points("loss") == [(0.5, 1.5)]
-    assert not board._raw["loss"][0][1].requires_grad  # or each point would keep its graph
+    board.draw(torch.tensor(0.0), loss, "loss", every_n=2)
+    assert not board._waiting["loss"][0][1].requires_grad  # or each value would keep its graph
+    board.draw(torch.tensor(1.0), 2 * loss, "loss", every_n=2)
+    assert board.data["loss"] == [(0.5, 1.5)]
+    assert type(board.data["loss"][0].y) is float
 
 
-def test_draw_stores_and_does_nothing_else(monkeypatch):
+def test_a_value_that_makes_no_point_yet_is_not_waited_for(monkeypatch):
     # D2L plots all points again at each call, and waits for the device.
-    monkeypatch.setattr(plt, "subplots", lambda *_, **__: pytest.fail("draw made a figure"))
-    monkeypatch.setattr(torch.Tensor, "item", lambda _: pytest.fail("draw read a tensor"))
+    monkeypatch.setattr(plt, "figure", lambda *_, **__: pytest.fail("draw made a figure"))
     monkeypatch.setattr(torch.Tensor, "__float__", lambda _: pytest.fail("draw read a tensor"))
-    d2l.ProgressBoard().draw(0, torch.tensor(1.0), "loss")
-
-
-def test_unknown_curve_is_an_error_and_makes_none():
-    board = d2l.ProgressBoard()
-    with pytest.raises(KeyError, match="nothing"):
-        board.points("nothing")
-    assert not board.figure().axes[0].lines
+    d2l.ProgressBoard().draw(0, torch.tensor(1.0), "loss", every_n=2)
 
 
 @pytest.mark.parametrize("every_n", [0, -1])
 def test_every_n_below_1(every_n):
-    with pytest.raises(ValueError, match=f"every_n is {every_n}; it must be at least 1"):
+    with pytest.raises(ValueError, match="every_n"):
         d2l.ProgressBoard().draw(0, 0, "line", every_n)
 
 
@@ -73,7 +66,7 @@ def test_figure_has_one_line_a_curve_however_often_it_is_drawn():
         board.draw(x, x, "first")
         board.draw(x, x**2, "second", every_n=2)
     first_figure = board.figure()
-    assert board.figure() is first_figure
+    assert board.figure() is first_figure is board.fig
     (axes,) = first_figure.axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines == {"first": [[x, x] for x in range(4)], "second": [[0.5, 0.5], [2.5, 6.5]]}
@@ -91,16 +84,21 @@ def test_more_curves_than_styles():
 
 
 def test_scales_size_and_given_axes():
-    board = d2l.ProgressBoard(xscale="log", yscale="log", figsize=(2, 1))
+    board = d2l.ProgressBoard(xscale="log", figsize=(2, 1))
+    board.yscale = "log"
     board.draw(1, 1, "line")
     figure = board.figure()
     assert figure.get_size_inches().tolist() == [2, 1]
     assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
-    own_figure, own_axes = plt.subplots()
-    board = d2l.ProgressBoard(fig=own_figure, axes=own_axes)
-    board.draw(1, 1, "line")
-    assert board.figure() is own_figure
-    assert len(own_axes.lines) == 1
+    own_figure, own_axes = plt.subplots(ncols=2)
+    boards = [d2l.ProgressBoard(fig=own_figure, axes=axes) for axes in own_axes]
+    for board in boards:
+        board.draw(1, 1, "line")
+        board.draw(2, 1, "line")
+    own_figure.canvas.draw()
+    assert [len(axes.lines[0].get_xdata()) for axes in own_axes] == [2, 2]
+    boards[0].clear()
+    assert not own_axes[0].lines and boards[0].figure() is own_figure
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda board: pickle.loads(pickle.dumps(board))])
@@ -110,8 +108,9 @@ def test_a_copy_opens_no_figure_of_its_own(copied):
     figure, open_figures = board.figure(), plt.get_fignums()
     twin = copied(board)
     assert plt.get_fignums() == open_figures
-    assert twin.points("line") == [(1, 2)]
+    assert twin.data["line"] == [(1, 2)]
     assert twin.figure() is not figure and board.figure() is figure
+    assert twin.figure().axes[0].lines[0].get_xydata().tolist() == [[1, 2]]
 
 
 def test_a_curve_without_a_full_chunk_draws_nothing_and_warns_of_nothing():
@@ -120,19 +119,61 @@ def test_a_curve_without_a_full_chunk_draws_nothing_and_warns_of_nothing():
     assert not board.figure().axes[0].lines  # a warning would be an error here
 
 
-def test_clear_forgets():
+def test_a_new_run_gets_a_figure_of_its_own():
     board = d2l.ProgressBoard()
     board.draw(0, 0, "line")
+    first = board.figure()
     board.clear()
-    assert not board.figure().axes[0].lines
+    assert board.data == {}
+    board.draw(1, 1, "line")
+    assert board.figure() is not first
+    assert [f.axes[0].lines[0].get_xydata().tolist() for f in (first, board.fig)] == [
+        [[0, 0]],
+        [[1, 1]],
+    ]
 
 
-def test_show_outside_a_notebook_is_silent(capfd):
+# --- in a script ------------------------------------------------------------------------------
+
+
+def test_a_figure_that_is_saved_has_all_points(capfd, tmp_path):
+    board = d2l.ProgressBoard()
+    for x in range(30):  # faster than pictures are drawn
+        board.draw(x, x, "line")
+    figure = plt.gcf()
+    assert len(plt.get_fignums()) == 1
+    plt.title("of the reader")
+    plt.savefig(tmp_path / "curves.png")
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[x, x] for x in range(30)]
+    assert figure.axes[0].get_title() == "of the reader"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_show_draws_what_there_is_so_that_a_reader_can_go_on_from_there(tmp_path):
+    board = d2l.ProgressBoard()
+    for x in range(30):
+        board.draw(x, x, "line")
+    board.show()
+    (line,) = plt.gca().lines
+    assert len(line.get_xdata()) == 30
+    plt.xlim(5, 10)
+    plt.savefig(tmp_path / "curves.png")
+    assert plt.xlim() == (5, 10)
+
+
+def test_without_display_there_is_no_figure():
+    board = d2l.ProgressBoard(display=False)
+    board.draw(0, 0, "line")
+    board.show()
+    assert not plt.get_fignums() and board.data["line"] == [(0, 0)]
+
+
+def test_without_matplotlib_there_are_points_and_no_figure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     board = d2l.ProgressBoard()
     board.draw(0, 0, "line")
     board.show()
-    assert capfd.readouterr() == ("", "")
-    assert not plt.get_fignums()
+    assert board.data["line"] == [(0, 0)]
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -160,7 +201,7 @@ def test_set_figsize():
 # --- in a notebook ----------------------------------------------------------------------------
 
 
-def run(folder, cells, watched=True, disabled=False):
+def run(folder, cells, watched):
     """Returns the outputs that each cell stores; `watched`: run as by a reader in JupyterLab."""
 
     class Client(NotebookClient):
@@ -169,11 +210,9 @@ def run(folder, cells, watched=True, disabled=False):
             client.allow_stdin = watched  # the one difference that a kernel can see
             return client
 
-    environment = {k: v for k, v in os.environ.items() if k != "TQDM_DISABLE"}
-    environment |= {"TQDM_DISABLE": "1"} if disabled else {}
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells.values()])
     client = Client(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
-    asyncio.run(client.async_execute(env=environment))
+    asyncio.run(client.async_execute())
     nbformat.validate(notebook)
     # A busy kernel may send one line in two parts; `make notebooks` puts them together, too.
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
@@ -183,6 +222,7 @@ def run(folder, cells, watched=True, disabled=False):
 DEFINE = """
 import torch
 import d2l_utils as d2l
+from IPython.display import DisplayHandle
 
 class Noise(d2l.DataModule):
     batch_size = 4
@@ -202,6 +242,15 @@ class Line(d2l.Classifier):
         if self.stop and self.trainer.train_batch_idx == 6:
             raise self.stop
         return super().training_step(batch)
+
+torch.manual_seed(0)
+grown, update = [], DisplayHandle.update
+
+def spy(handle, figure, **options):
+    update(handle, figure, **options)
+    grown.append(sum(len(line.get_xdata()) for line in figure.axes[0].lines))
+
+DisplayHandle.update = spy
 """
 TRAIN = """
 print("before")
@@ -223,63 +272,67 @@ model = Line()
 model.board.display = False
 d2l.Trainer(max_epochs=3).fit(model, Noise())
 """,
-    "spy": """
-shown = []
-put = d2l.ProgressBoard._put
-d2l.ProgressBoard._put = lambda *a, **options: (shown.append(str(a[1])), put(*a, **options))
+    "draw": """
+grown.clear()
+board = d2l.ProgressBoard("x")
+for x in range(20):
+    board.draw(x, x**2, "square")
+    board._pause_until = 0  # as if it were slow
+print("before")
 """,
-    "spied": TRAIN,
-    "shown": "print(*shown, sep='\\n')",
+    "draw on": """
+for x in range(20, 30):
+    board.draw(x, x**2, "square")
+print("before")
+""",
+    "saved": """
+from matplotlib import pyplot as plt
+board.draw(30, 900, "square")
+plt.savefig("curves.png")
+print("before")
+""",
+    "grown": "print(*grown or ['nothing'])",
     "svg": "d2l.use_svg_display(); _ = d2l.show_images([[[0, 1]]], 1, 1)",
 }
 
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    return run(tmp_path_factory.mktemp("notebook"), CELLS)
+    folder = tmp_path_factory.mktemp("notebook")
+    return {watched: run(folder, CELLS, watched) for watched in (True, False)}
 
 
-def assert_only_a_figure(outputs, text_after=None):
-    kinds = ["stream", "display_data"] + (["stream"] if text_after else [])
-    assert [output.output_type for output in outputs] == kinds
-    assert (outputs[0].name, outputs[0].text) == ("stdout", "before\n")
-    assert set(outputs[1].data) == {"image/png", "text/plain"}
-    assert outputs[1].data["text/plain"] == "<Figure size 350x250 with 1 Axes>"
-    if text_after:
-        assert outputs[2].name == "stdout" and text_after in outputs[2].text
+def streams_and_figures(outputs):
+    figures = [output for output in outputs if output.output_type == "display_data"]
+    for figure in figures:
+        assert set(figure.data) == {"image/png", "text/plain"} and figure.metadata == {}
+        assert figure.data["text/plain"] == "<Figure size 350x250 with 1 Axes>"
+    streams = [output for output in outputs if output.output_type == "stream"]
+    assert len(streams) + len(figures) == len(outputs)
+    assert all(stream.name == "stdout" for stream in streams)
+    return "".join(stream.text for stream in streams), [f.data["image/png"] for f in figures]
 
 
-def test_training_stores_one_figure_and_nothing_else(stored):
-    assert_only_a_figure(stored["train"])
+@pytest.mark.parametrize("name", ["train", "interrupt", "error", "draw", "draw on", "saved"])
+def test_a_cell_stores_one_figure_the_same_whether_it_grew_or_not(stored, name):
+    text, figures = streams_and_figures(stored[True][name])
+    assert text.startswith("before\n") and len(figures) == 1
+    assert ("Stopped in epoch 2" in text) == (name == "interrupt")
+    assert ("spoilt" in text) == (name == "error")
+    assert (text, figures) == streams_and_figures(stored[False][name])
 
 
-def test_a_reader_sees_progress_before_the_figure(stored):
-    first, *_, shown_at_the_end, last = stored["shown"][0].text.splitlines()
-    assert "cpu" in first and "0/12" in first
-    assert "█" in shown_at_the_end
-    assert "Figure" in last
-    assert_only_a_figure(stored["spied"])
-
-
-def test_an_interrupt_or_an_error_leaves_the_figure(stored):
-    assert_only_a_figure(stored["interrupt"], "Stopped in epoch 2")
-    assert_only_a_figure(stored["error"], "spoilt")
+def test_a_picture_grows_while_somebody_looks(stored):
+    (counts,), (none,) = ([o.text.split() for o in stored[w]["grown"]] for w in (True, False))
+    counts = [int(n) for n in counts]
+    assert counts == sorted(counts) and len(counts) > 20
+    assert {20, 30, 31} <= set(counts)  # at the end of each cell it is complete
+    assert none == ["nothing"]
 
 
 def test_a_board_without_display_stores_nothing(stored):
-    assert stored["no display"] == []
+    assert stored[True]["no display"] == stored[False]["no display"] == []
 
 
 def test_svg_on_request(stored):
-    assert [set(output.data) for output in stored["svg"]] == [{"image/svg+xml", "text/plain"}]
-
-
-@pytest.mark.parametrize(("watched", "disabled"), [(True, True), (False, False)])
-def test_without_a_bar_the_stored_outputs_are_the_same(tmp_path, watched, disabled):
-    cells = {name: CELLS[name] for name in ("define", "train")}
-    assert_only_a_figure(run(tmp_path, cells, watched, disabled)["train"])
-
-
-def test_in_a_terminal_tqdm_decides():
-    assert progress_options(d2l.ProgressBoard()) == {}
-    assert progress_options(None) == {}
+    assert [set(o.data) for o in stored[True]["svg"]] == [{"image/svg+xml", "text/plain"}]

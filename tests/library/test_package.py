@@ -114,6 +114,7 @@ print(heavy())
 data = d2l.FashionMNIST(batch_size=8, train_size=8, holdout=8)
 model = d2l.VGG(((1, 2),), head=(4,))
 d2l.layer_costs(model, (1, 28, 28)), d2l.saved_tensors(model, (1, 28, 28))
+model.board.display = False
 d2l.Trainer(max_epochs=1).fit(model, data)
 print(heavy())
 model.board.figure()
