@@ -1,11 +1,86 @@
-"""A run's state in a file: read, and recognised when it is damaged."""
+"""A run in a file: its state, the settings that must match to resume, its random generators."""
 
+import json
 import os
 import zipfile
+from contextlib import suppress
+from pathlib import Path
 
 import torch
+from torch import nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
-__all__ = ["read_checkpoint", "read_saved"]
+from d2l_utils.files import atomic_write
+
+__all__ = ["differences", "fingerprint", "flat", "read_saved", "resume", "save_checkpoint"]
+
+PROGRESS = ("epoch", "history", "first_losses", "train_batch_idx", "val_batch_idx")
+
+
+def save_checkpoint(trainer) -> None:
+    """Write the state of a trainer that has started to `trainer.checkpoint`, if it is a path.
+
+    Raises:
+        OSError: if the file cannot be written; an older one stays as it was.
+    """
+    if trainer.checkpoint is None:
+        return
+    state = {name: getattr(trainer, name) for name in PROGRESS} | {
+        "settings": trainer.settings,
+        "model": trainer.model.state_dict(),
+        "tensors": {name: t.detach() for name, t in _plain_tensors(trainer.model).items()},
+        "optim": trainer.optim.state_dict(),
+        "scheduler": trainer.scheduler and trainer.scheduler.state_dict(),
+        "random": {name: source.get_state() for name, source in generators(trainer).items()},
+    }
+    with atomic_write(Path(trainer.checkpoint)) as part:
+        torch.save(state, part)
+
+
+def resume(trainer) -> None:
+    """Note the settings of a trainer that starts; go on from its checkpoint if that is there.
+
+    Raises:
+        TypeError: if model, optimiser or scheduler have a state that a file would lose.
+        ValueError: if the checkpoint is damaged, of other settings or of more epochs.
+        OSError: if its folder cannot be made, or it cannot be read.
+    """
+    _check_nothing_is_lost(trainer)
+    trainer.settings = fingerprint(trainer)
+    path = Path(trainer.checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return
+    state = read_saved(path)
+    if not isinstance(state, dict) or "settings" not in state:
+        wrong = "is no checkpoint of this trainer"
+    elif other := differences(state["settings"], trainer.settings):
+        wrong = f"was made with other settings: {other}"
+    elif state["epoch"] > trainer.max_epochs:
+        wrong = f"is of {state['epoch']} epochs, but max_epochs is {trainer.max_epochs}"
+    else:
+        _restore(trainer, state)
+        return
+    raise ValueError(f"{path} {wrong}; delete it to start anew, or give another checkpoint file")
+
+
+def _restore(trainer, state):
+    for name in PROGRESS:
+        setattr(trainer, name, state[name])
+    trainer.model.load_state_dict(state["model"])
+    tensors = _plain_tensors(trainer.model)
+    for name, saved in state["tensors"].items():
+        if name in tensors and tensors[name].shape == saved.shape:
+            tensors[name].detach().copy_(saved)  # it may be a weight that the optimiser holds
+        else:  # made in the first forward pass
+            path, attribute = name.split(":")
+            setattr(trainer.model.get_submodule(path), attribute, saved.to(trainer.device))
+    trainer.optim.load_state_dict(state["optim"])
+    if trainer.scheduler is not None:
+        trainer.scheduler.load_state_dict(state["scheduler"])
+    for name, source in generators(trainer).items():
+        if name in state["random"]:  # a run that goes on on another device lacks its generator
+            source.set_state(state["random"][name])
 
 
 def read_saved(path: str | os.PathLike):
@@ -13,27 +88,115 @@ def read_saved(path: str | os.PathLike):
 
     Raises:
         ValueError: if it is damaged, or was not written so.
+        OSError: if it cannot be read.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            # torch.load checks no checksum, and takes what is marked as a folder for empty.
-            folders = [part for part in archive.infolist() if part.external_attr & 16]
-            if folders or archive.testzip():
-                raise ValueError("a part of it is not what was written")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file has many ways to fail
-        raise ValueError(f"{path} is damaged: {error}") from error
+    with open(path, "rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                # torch.load checks no checksum, and takes what is marked as a folder for empty.
+                folders = [part for part in archive.infolist() if part.external_attr & 16]
+                if folders or archive.testzip():
+                    raise ValueError("a part of it is not what was written")
+            file.seek(0)
+            return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file has many ways to fail
+            raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from error
 
 
-def read_checkpoint(path) -> dict:
-    """Return the state that a trainer kept; a ValueError says that it is none, or damaged."""
-    cause = None
-    try:
-        state = read_saved(path)
-        if isinstance(state, dict) and "settings" in state:
-            return state
-    except ValueError as error:
-        cause = error
-    raise ValueError(
-        f"{path} is no checkpoint of this trainer, or a damaged one; delete it to start anew"
-    ) from cause
+# --- the settings that must match ---------------------------------------------------------------
+
+
+def fingerprint(trainer) -> dict:
+    """Return the settings that must match to resume, by names such as `model.lr`.
+
+    Those of the trainer, the network as it prints, optimiser and schedule, and `hparams` of model
+    and data, but for where the data lie. Who wants more to match adds it to the `hparams`, such as
+    `model.hparams["config"] = {"lr": 0.1, …}`; what JSON cannot hold is left out.
+    """
+    model, data, scheduler = trainer.model, trainer.data, trainer.scheduler
+    groups = trainer.optim.state_dict()["param_groups"]
+    settings = {
+        "seed": trainer.seed,
+        "precision": trainer.precision,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "num_train_batches": trainer.num_train_batches,
+        "network": str(model),
+        "model": getattr(model, "hparams", {}),
+        "data": {"class": type(data).__name__, **getattr(data, "hparams", {})},
+        "optimiser": {"class": type(trainer.optim).__name__, **dict(enumerate(groups))},
+        "scheduler": type(scheduler).__name__,
+        "schedule": scheduler and scheduler.state_dict(),
+        # A schedule is laid out for a number of epochs; plain SGD can go on for more.
+        "max_epochs": scheduler and trainer.max_epochs,
+    }
+    elsewhere = ("data.root", "data.num_workers")
+    return {name: value for name, value in flat(settings).items() if name not in elsewhere}
+
+
+def flat(settings: dict, prefix: str = "") -> dict:
+    """Return nested settings on one level, as JSON keeps them.
+
+    >>> flat({"model": {"lr": 0.1, "arch": (1, 2), "net": object()}})
+    {'model.lr': 0.1, 'model.arch': [1, 2]}
+    """
+    plain = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            plain |= flat(value, f"{prefix}{name}.")
+        else:
+            with suppress(TypeError):
+                plain[f"{prefix}{name}"] = json.loads(json.dumps(value))
+    return plain
+
+
+def differences(was: dict, now: dict) -> str:
+    """Return how settings on one level differ, "" if they do not.
+
+    >>> differences({"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0})
+    'lr 0.1, now 0.2'
+    """
+    changed = []
+    for name in was | now:
+        a, b = was.get(name), now.get(name)
+        if a != b:
+            both = f"{name} {a}, now {b}"
+            changed.append(both if len(both) < 100 else name)
+    return ", ".join(changed)
+
+
+# --- what a state is made of --------------------------------------------------------------------
+
+
+def generators(trainer) -> dict[str, torch.Generator]:
+    """Return the generators that a run draws from: weights, order, dropout, augmentation."""
+    sources = {"cpu": torch.default_generator, "data": getattr(trainer.data, "generator", None)}
+    if trainer.device.type == "cuda":
+        sources["cuda"] = torch.cuda.default_generators[trainer.device.index]
+    return {name: source for name, source in sources.items() if source is not None}
+
+
+def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors that a network's `state_dict` leaves out, by module and place in it.
+
+    Such as the moving averages of a batch normalisation that is written by hand.
+    """
+    kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
+    return {
+        f"{path}:{place[0].key}{keystr(place[1:])}": leaf
+        for path, module in model.named_modules()
+        for place, leaf in tree_flatten_with_path(vars(module))[0]
+        if isinstance(leaf, torch.Tensor) and id(leaf) not in kept
+    }
+
+
+def _check_nothing_is_lost(trainer):
+    model, parts = trainer.model, [trainer.optim, trainer.scheduler]
+    tensors = [*model.state_dict(keep_vars=True).values(), *_plain_tensors(model).values()]
+    lost = [type(p).__name__ for p in parts if p is not None and not hasattr(p, "state_dict")]
+    if {id(p) for p in model.parameters()} - {id(tensor) for tensor in tensors}:
+        lost.append(type(model).__name__)
+    if lost:
+        raise TypeError(
+            f"{lost[0]} cannot be kept in a checkpoint: it has no state_dict(), or parameters that "
+            "are neither in that nor attributes of a module"
+        )

@@ -4,7 +4,18 @@ import ctypes
 
 import torch
 
-__all__ = ["cpu", "fast_precision", "gpu", "keep_memory", "num_gpus", "try_all_gpus", "try_gpu"]
+__all__ = [
+    "PRECISIONS",
+    "cpu",
+    "fast_precision",
+    "gpu",
+    "keep_memory",
+    "num_gpus",
+    "try_all_gpus",
+    "try_gpu",
+]
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def cpu() -> torch.device:

@@ -1,7 +1,6 @@
 """The base classes of models: saved hyperparameters, `Module` and `Classifier`."""
 
 import inspect
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -39,7 +38,6 @@ class HyperParameters:
         """Save the caller's arguments as attributes and in `self.hparams`.
 
         Left out are `self`, names in `ignore` (a list, or one name), and names that start with `_`.
-        Called first, for it takes other local variables too, as the book's does.
 
         >>> class Point(HyperParameters):
         ...     def __init__(self, x, y, _secret=0):
@@ -47,12 +45,11 @@ class HyperParameters:
         >>> Point(1, 2).hparams
         {'x': 1}
         """
-        frame = inspect.currentframe().f_back
-        _, _, _, local_vars = inspect.getargvalues(frame)
-        left_out = {"self", *([ignore] if isinstance(ignore, str) else ignore)}
+        names, rest, keywords, values = inspect.getargvalues(inspect.currentframe().f_back)
+        left_out = {"self", None, *([ignore] if isinstance(ignore, str) else ignore)}
         self.hparams = {
-            name: value
-            for name, value in local_vars.items()
+            name: values[name]
+            for name in (*names, rest, keywords)
             if name not in left_out and not name.startswith("_")
         }
         for name, value in self.hparams.items():
@@ -103,13 +100,10 @@ class Module(nn.Module, HyperParameters):
     """The base class of models; a subclass sets `self.net` and, for plain SGD, `self.lr`.
 
     Args:
-        plot_train_per_epoch: points an epoch that a training curve gets; below 1, one point for
+        plot_train_per_epoch: points that a training curve gets per epoch; below 1, one point for
             several epochs.
-        plot_valid_per_epoch: kept for the book's interface; a validation curve gets its mean over
-            the whole set, one point an epoch.
-
-    Raises:
-        ValueError: if `plot_train_per_epoch` is not above 0.
+        plot_valid_per_epoch: likewise for validation, with a trainer of your own; ours draws the
+            mean over the whole set, one point per epoch.
 
     >>> class Line(Module):
     ...     def __init__(self, lr):
@@ -122,8 +116,6 @@ class Module(nn.Module, HyperParameters):
 
     def __init__(self, plot_train_per_epoch: int = 2, plot_valid_per_epoch: int = 1):
         super().__init__()
-        if not plot_train_per_epoch > 0:
-            raise ValueError(f"plot_train_per_epoch is {plot_train_per_epoch}; it must be above 0")
         self.save_hyperparameters()
         self.board = ProgressBoard(xlabel="epoch")
         self.trainer = None
@@ -144,45 +136,43 @@ class Module(nn.Module, HyperParameters):
         """Return `self.net(X)`.
 
         Raises:
-            TypeError: if there is no `self.net`.
-            ValueError: if the images are too small for the network's poolings.
+            ValueError: if the images are of another size than the network was made for, or too
+                small for its poolings.
         """
-        net = _net_of(self)
         try:
-            return net(X)
+            Y_hat = self.net(X)
         except RuntimeError as error:
-            if not _means_too_small(error):
-                raise
-            size = " x ".join(str(n) for n in X.shape[-2:])
-            raise ValueError(
-                f"images of {size} are too small for this {type(self).__name__}: before its last "
-                "pooling or convolution nothing is left of them; "
-                "give larger images or fewer poolings"
-            ) from error
+            if reason := _misfit(self, X, str(error)):
+                raise ValueError(reason) from error
+            raise
+        if not hasattr(self, "_made_for"):
+            self._made_for = X.shape[1:]
+        return Y_hat
 
     def plot(self, key: str, value, train: bool) -> None:
         """Report a value of the current batch, such as its loss or accuracy.
 
         The trainer averages it over the epoch, weighted by samples, as `train_<key>` or
-        `val_<key>` of its history; the board draws it.
+        `val_<key>` of its history; the board draws it. A trainer typed in from the book, and a
+        board of your own, will do.
 
         Raises:
             TypeError: if the model is not being trained, or the value is not one number.
         """
-        if self.trainer is None:
+        if (trainer := self.trainer) is None:
             raise TypeError("plot needs a trainer; call it from a step that Trainer.fit runs")
-        values = torch.as_tensor(value)
-        if values.numel() != 1:
-            raise TypeError(
-                f"{key} has the shape {tuple(values.shape)}; it must be one number, "
-                "such as the mean over the batch"
-            )
-        self.trainer.report(key, value, train)
+        report = getattr(trainer, "report", None)
+        drawn_by_trainer = report(key, value, train) if report else False
+        if drawn_by_trainer or getattr(self, "board", None) is None:
+            return
         if train:
-            trainer = self.trainer
             x = trainer.train_batch_idx / trainer.num_train_batches
-            every_n = int(trainer.num_train_batches / self.plot_train_per_epoch)
-            self.board.draw(x, value, f"train_{key}", max(1, every_n))
+            n = trainer.num_train_batches / self.plot_train_per_epoch
+        else:
+            x = trainer.epoch + 1
+            n = trainer.num_val_batches / self.plot_valid_per_epoch
+        label = f"{'train' if train else 'val'}_{key}"
+        self.board.draw(x, value, label, every_n=max(1, int(n)))
 
     def training_step(self, batch):
         """Return the loss of one batch: `batch[:-1]` are the inputs, `batch[-1]` the labels."""
@@ -197,22 +187,11 @@ class Module(nn.Module, HyperParameters):
     def configure_optimizers(self):
         """Return plain SGD at `self.lr`.
 
-        A subclass may return another optimiser, or an optimiser and a learning-rate scheduler; the
-        trainer steps the scheduler after each batch.
-
-        Raises:
-            TypeError: if there is no `self.lr`, or no parameter.
+        A subclass may return another optimiser; or an optimiser and a learning-rate scheduler,
+        which the trainer steps after each batch; or these two and "epoch", for a scheduler that
+        is meant to step after each epoch, as `StepLR(optimiser, 2)` is.
         """
-        if not hasattr(self, "lr"):
-            raise TypeError(
-                f"{type(self).__name__} has no lr: set self.lr, or define configure_optimizers"
-            )
-        parameters = list(self.parameters())
-        if not parameters:
-            raise TypeError(
-                f"{type(self).__name__} has no parameters to train: set self.net in __init__"
-            )
-        return torch.optim.SGD(parameters, lr=self.lr)
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
     def apply_init(self, inputs, init=None) -> None:
         """Run one forward pass, so that lazy layers get their weights, then apply `init` to each.
@@ -220,30 +199,36 @@ class Module(nn.Module, HyperParameters):
         Args:
             inputs: the arguments of `forward`, as a list.
             init: what to apply to each module of `self.net`, such as `init_cnn`.
-
-        Raises:
-            TypeError: if there is no `self.net`.
         """
         self.forward(*inputs)
         if init is not None:
-            _net_of(self).apply(init)
+            self.net.apply(init)
 
 
-def _net_of(model: Module) -> nn.Module:
-    if not hasattr(model, "net"):
-        raise TypeError(
-            f"{type(model).__name__} has no net: set self.net in __init__, or define forward"
+def _misfit(model: Module, X: torch.Tensor, error: str) -> str:
+    """Return why images do not go through a network, as far as torch's error tells, or ""."""
+    name, size = type(model).__name__, " x ".join(str(n) for n in X.shape[-2:])
+    if "utput size is too small" in error or "Kernel size can't be greater than" in error:
+        return (
+            f"images of {size} are too small for this {name}: before its last pooling or "
+            "convolution nothing is left of them; give larger images or fewer poolings"
         )
-    return model.net
-
-
-def _means_too_small(error: RuntimeError) -> bool:
-    text = str(error)
-    return "utput size is too small" in text or "Kernel size can't be greater than" in text
+    made_for = vars(model).get("_made_for")
+    if "shapes cannot be multiplied" in error and made_for not in (None, X.shape[1:]):
+        wanted = ", ".join(["n", *map(str, made_for)])
+        return f"X has the shape {tuple(X.shape)}, but the head of this {name} is for ({wanted})"
+    return ""
 
 
 class Classifier(Module):
-    """A model that gives logits, one a class, and is trained by cross-entropy."""
+    """A model that gives logits, one per class, and is trained by cross-entropy.
+
+    >>> model = Classifier()
+    >>> model.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+    >>> model.layer_summary((2, 1, 28, 28))  # doctest: +NORMALIZE_WHITESPACE
+    Flatten output shape: torch.Size([2, 784])
+    Linear output shape: torch.Size([2, 10])
+    """
 
     def accuracy(self, Y_hat, Y, averaged: bool = True):
         """Return the share of right predictions, or 1 or 0 for each if not `averaged`.
@@ -253,31 +238,23 @@ class Classifier(Module):
             Y: labels, as many as there are rows of logits.
             averaged: whether to return the mean.
 
-        Raises:
-            ValueError: if there are more or fewer labels than rows of logits.
-
         >>> Classifier().accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
         tensor(0.5000)
         """
-        predictions = Y_hat.reshape(-1, Y_hat.shape[-1]).argmax(dim=1)
-        labels = Y.reshape(-1)
-        if len(labels) != len(predictions):
-            raise ValueError(
-                f"there are {len(labels)} labels for {len(predictions)} rows of logits; "
-                "there must be one a row"
-            )
-        right = (predictions == labels).float()
+        logits, labels = Y_hat.reshape(-1, Y_hat.shape[-1]), Y.reshape(-1)
+        _check_labels(labels, logits)
+        right = (logits.argmax(dim=1) == labels).float()
         return right.mean() if averaged else right
 
     def loss(self, Y_hat, Y, averaged: bool = True):
         """Return the cross-entropy of logits `Y_hat`, `(..., classes)`, against labels `Y`.
 
         Raises:
-            ValueError: if a label is not one of `0 .. classes - 1` (on a GPU, CUDA itself stops).
+            ValueError: if the labels are not one class index per row of logits, from 0 to
+                `classes - 1` (on a GPU, CUDA itself stops at other indices).
         """
-        logits = Y_hat.reshape(-1, Y_hat.shape[-1]).float()
-        labels = Y.reshape(-1)
-        check_labels(labels, logits.shape[1])
+        logits, labels = Y_hat.reshape(-1, Y_hat.shape[-1]).float(), Y.reshape(-1)
+        _check_labels(labels, logits)
         return F.cross_entropy(logits, labels, reduction="mean" if averaged else "none")
 
     def validation_step(self, batch):
@@ -293,36 +270,31 @@ class Classifier(Module):
         It runs on the model's device, in its precision, in evaluation mode and without gradients.
 
         Raises:
-            TypeError: if there is no `self.net`.
-            ValueError: if `X_shape` is no shape, or images of this shape are too small for the
-                network.
+            ValueError: if images of this shape are too small for the network.
         """
-        if not isinstance(X_shape, Sequence):
-            raise ValueError(f"X_shape is {X_shape!r}; it must be a shape, like (1, 1, 224, 224)")
-        net = _net_of(self)
         like = next(iter(self.parameters()), torch.empty(0))
         X = torch.randn(*X_shape, device=like.device, dtype=like.dtype)
         was_training = self.training
         self.eval()
         try:
             self(X)  # says what is wrong with the shape, before a line is printed
-            for layer in net:
+            for layer in self.net:
                 X = layer(X)
                 print(f"{layer.__class__.__name__} output shape:\t {X.shape}")
         finally:
             self.train(was_training)
 
 
-def check_labels(labels: torch.Tensor, classes: int) -> None:
-    """Raise a ValueError that names the labels outside `0 .. classes - 1`, for CPU tensors.
-
-    Labels on a GPU are not looked at: the look would stall it once a batch.
-    """
-    if labels.device.type != "cpu" or labels.numel() == 0:
-        return
-    low, high = (int(v) for v in labels.aminmax())
-    if low < 0 or high >= classes:
+def _check_labels(labels: torch.Tensor, logits: torch.Tensor):
+    rows, classes = logits.shape
+    wrong = ""
+    if len(labels) != rows:
+        wrong = f"there are {len(labels)} for {rows} rows of logits"
+    elif labels.is_cpu and labels.numel():  # a look at a GPU's would stall it once per batch
+        low, high = (int(v) for v in labels.aminmax())
+        if low < 0 or high >= classes:
+            wrong = f"they run from {low} to {high}"
+    if wrong:
         raise ValueError(
-            f"labels run from {low} to {high}, but the network has {classes} outputs, "
-            f"so labels from 0 to {classes - 1} are allowed"
+            f"labels must be class indices from 0 to {classes - 1}, one per row of logits; {wrong}"
         )

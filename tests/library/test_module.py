@@ -32,6 +32,7 @@ class Recorder:
 
     def report(self, key, value, train):
         self.reports.append((key, float(value), train))
+        return not train
 
 
 # --- hyperparameters --------------------------------------------------------------------------
@@ -55,6 +56,20 @@ def test_one_name_to_ignore_may_be_given_alone():
             self.save_hyperparameters(ignore="lr")
 
     assert Pair(1, 2, 3).hparams == {"l": 2, "r": 3}
+
+
+def test_only_the_constructors_arguments_are_saved():
+    import math  # as in a notebook cell that is one function
+
+    class Inner(d2l.HyperParameters):
+        def __init__(self, x, *, y=2):
+            z = math.pi
+            self.save_hyperparameters()
+            self.later = lambda: (x, z)
+
+    inner = Inner(1)
+    assert inner.hparams == {"x": 1, "y": 2}
+    assert not hasattr(inner, "z") and not hasattr(inner, "math")
 
 
 def test_a_subclass_saves_its_own_arguments():
@@ -134,58 +149,9 @@ def test_a_train_curve_may_get_fractions_of_points_an_epoch(per_epoch, points):
     assert len(model.board.points("train_loss")) == points
 
 
-@pytest.mark.parametrize("per_epoch", [0, -1, math.nan])
-def test_a_train_curve_without_points_is_refused(per_epoch):
-    with pytest.raises(ValueError, match=f"plot_train_per_epoch is {per_epoch}; it must be above"):
-        d2l.Module(plot_train_per_epoch=per_epoch)
-
-
-def test_a_loss_that_is_not_averaged_is_refused():
-    class PerImage(Net):
-        def loss(self, Y_hat, Y):
-            return super().loss(Y_hat, Y, averaged=False)
-
-    model, batch = PerImage(), (torch.zeros(4, 1, 8, 8), torch.zeros(4, dtype=torch.long))
-    model.trainer = Recorder()
-    message = r"loss has the shape \(4,\); it must be one number, such as the mean over the batch"
-    for step in (model.training_step, model.validation_step):
-        with pytest.raises(TypeError, match=message):
-            step(batch)
-
-
 def test_plot_without_a_trainer():
     with pytest.raises(TypeError, match="plot needs a trainer"):
         d2l.Module().plot("loss", torch.tensor(0.0), train=True)
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda model: model(torch.zeros(1)),
-        lambda model: model.apply_init([torch.zeros(1)], d2l.init_cnn),
-        lambda model: model.layer_summary((1, 1)),
-    ],
-    ids=["forward", "apply_init", "layer_summary"],
-)
-def test_a_model_without_net(use):
-    with pytest.raises(TypeError, match="NoNet has no net: set self.net in __init__"):
-        use(NoNet())
-
-
-def test_apply_init_asks_for_net_even_if_forward_does_not():
-    class Own(NoNet):
-        def forward(self, X):
-            return X
-
-    with pytest.raises(TypeError, match="Own has no net"):
-        Own().apply_init([torch.zeros(1)], d2l.init_cnn)
-
-
-def test_a_model_without_parameters_or_lr():
-    with pytest.raises(TypeError, match="NoNet has no parameters to train: set self.net"):
-        NoNet().configure_optimizers()
-    with pytest.raises(TypeError, match="Classifier has no lr: set self.lr"):
-        d2l.Classifier().configure_optimizers()
 
 
 def test_a_model_without_loss():
@@ -208,11 +174,21 @@ def test_images_too_small_for_the_network(eater, device):
     model = NoNet()
     with torch.device(device):
         model.net = nn.Sequential(nn.Identity(), eater())
-    message = "images of 2 x 2 are too small for this NoNet: .* give larger images or fewer pool"
+    message = "images of 2 x 2 are too small for this NoNet"
     with pytest.raises(ValueError, match=message):
         model(torch.zeros(1, 1, 2, 2, device=device))
     with pytest.raises(ValueError, match=message):
         model.layer_summary((1, 1, 2, 2))
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 10, 10), (1, 8, 8)], ids=["larger", "no batch"])
+def test_images_that_the_head_is_not_made_for(shape):
+    model = Net()
+    model(torch.zeros(2, 1, 8, 8))
+    with pytest.raises(
+        ValueError, match=r"X has the shape .* head of this Net is for \(n, 1, 8, 8\)"
+    ):
+        model(torch.zeros(shape))
 
 
 def test_other_errors_pass_through():
@@ -246,8 +222,7 @@ def test_accuracy_is_the_share_of_right_predictions():
 
 @pytest.mark.parametrize("labels", [[0], [0] * 5])
 def test_accuracy_needs_a_label_a_row(labels):
-    message = f"there are {len(labels)} labels for 4 rows of logits; there must be one a row"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"there are {len(labels)} for 4 rows of logits"):
         NoNet().accuracy(torch.zeros(4, 2), torch.tensor(labels))
 
 
@@ -265,8 +240,7 @@ def test_loss_is_cross_entropy():
 
 @pytest.mark.parametrize(("labels", "found"), [([0, 3], "0 to 3"), ([-1, 2], "-1 to 2")])
 def test_labels_out_of_range(labels, found):
-    message = f"labels run from {found}, but the network has 3 outputs, so labels from 0 to 2 are"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"labels must be .* 0 to 2, .*{found}"):
         NoNet().loss(torch.zeros(2, 3), torch.tensor(labels))
 
 
@@ -307,7 +281,7 @@ def test_layer_summary_changes_nothing_in_the_model(capsys):
     assert set(graphs) == {(False, False)}
     assert int(norm.num_batches_tracked) == 0
     assert model.net[-1].weight.grad is None
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match="9, 9"):
         model.layer_summary((1, 1, 9, 9))
     assert model.training
 
@@ -325,11 +299,6 @@ def test_layer_summary_runs_in_the_precision_of_the_model(dtype, capsys):
     model.net = nn.Sequential(nn.Linear(2, 3)).to(dtype)
     model.layer_summary((1, 2))
     assert capsys.readouterr().out == "Linear output shape:\t torch.Size([1, 3])\n"
-
-
-def test_layer_summary_of_what_is_no_shape():
-    with pytest.raises(ValueError, match=r"X_shape is 64; it must be a shape, like \(1, 1, 224, 2"):
-        Net().layer_summary(64)
 
 
 # --- initialisation ---------------------------------------------------------------------------

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 # From the ground up: a module imports only modules that stand before it here.
 LIBRARY = """
     device files board meta work cost module models pixels fashion_mnist_files data checkpoint
-    trainer results __main__
+    checks progress trainer results __main__
 """.split()
 LABORATORY = """
     machine records compress grid recipe run replay timing weights cluster __main__
@@ -219,10 +219,7 @@ def test_exercises_import_the_library_alone(page):
 
 # Training, files and machines differ from run to run.
 WITHOUT_EXAMPLE = {
-    *(
-        f"d2l_utils.{name}"
-        for name in ("files", "work", "fashion_mnist_files", "checkpoint", "__main__")
-    ),
+    *(f"d2l_utils.{name}" for name in ("work", "fashion_mnist_files", "__main__")),
     *(name for name in ORDER if name.startswith("d2l_lab.") and not name.endswith(".compress")),
 }
 

@@ -1,66 +1,21 @@
-"""The training loop: equal to a plain one, resumable to the bit, honest about what goes wrong."""
+"""The training loop: equal to a plain one, its parts replaceable, honest about what goes wrong."""
 
 import copy
 import functools
 import math
-import os
 
 import pytest
 import torch
+from small import Line, Net, Random, Scratch, TenClasses, equal, stop_at, weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import d2l_utils as d2l
+from d2l_utils import checks, fashion_mnist_files
 from d2l_utils import data as data_module
-from d2l_utils import fashion_mnist_files
-from d2l_utils.checkpoint import read_checkpoint
-from d2l_utils.data import ImageSet
-from d2l_utils.trainer import PRECISIONS
+from d2l_utils.device import PRECISIONS
 
 HISTORY = ["epoch", "train_loss", "val_loss", "val_acc", "seconds", "images_per_second"]
-
-
-class Random(d2l.DataModule):
-    """Random images of two classes: bright ones and dark ones."""
-
-    def __init__(self, n=20, n_val=11, batch_size=8, seed=None):
-        self.save_hyperparameters()
-        self.generator = None if seed is None else torch.Generator().manual_seed(seed)
-        source = torch.Generator().manual_seed(0)
-        self.y = torch.randint(2, (n + n_val,), generator=source)
-        noise = torch.rand(n + n_val, 1, 8, 8, generator=source)
-        self.X = noise + 0.2 * self.y[:, None, None, None]
-
-    def get_dataloader(self, train):
-        indices = slice(0, self.n) if train else slice(self.n, None)
-        return self.get_tensorloader((self.X, self.y), train, indices)
-
-
-class Net(d2l.Classifier):
-    """A small network with all that has a state of its own: dropout, batch norm, momentum."""
-
-    def __init__(self, lr=0.05, momentum=0.9, schedule=False, dropout=0.5):
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Sequential(
-            nn.LazyConv2d(4, 3),
-            nn.LazyBatchNorm2d(),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.LazyLinear(2),
-        )
-        self.net.apply(d2l.init_cnn)
-
-    def configure_optimizers(self):
-        optimiser = torch.optim.SGD(
-            self.parameters(), self.lr, self.momentum, weight_decay=1e-3, nesterov=self.momentum > 0
-        )
-        if not self.schedule:
-            return optimiser
-        steps = self.trainer.max_epochs * self.trainer.num_train_batches
-        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, steps)
 
 
 read_files = functools.cache(fashion_mnist_files.load)
@@ -69,40 +24,6 @@ read_files = functools.cache(fashion_mnist_files.load)
 @pytest.fixture(autouse=True)
 def read_files_once(monkeypatch):
     monkeypatch.setattr(data_module, "load", read_files)
-
-
-class Line(d2l.Classifier):
-    def __init__(self, lr=0.1):
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
-
-
-def weights(model):
-    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
-
-
-def equal(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
-def comparable(history):
-    """Leaves out what a clock measured."""
-    timed = ("seconds", "images_per_second")
-    return [{k: v for k, v in row.items() if k not in timed} for row in history]
-
-
-def stop_at(model, batch, error):
-    """Makes the model raise `error` in the given step, counted from 0."""
-    train = model.training_step
-
-    def training_step(data):
-        if model.trainer.train_batch_idx == batch:
-            raise error
-        return train(data)
-
-    model.training_step = training_step
-    return model
 
 
 # --- equal to a plain loop --------------------------------------------------------------------
@@ -280,11 +201,6 @@ def test_evaluate():
     assert len(model.board.points("val_acc")) == 1 and model.board.xlim == [0, 1]  # as trained
 
 
-def test_evaluate_needs_a_batch():
-    with pytest.raises(ValueError, match="there is no batch to validate on; val_dataloader"):
-        d2l.Trainer(1).evaluate(Net(), Random(n_val=0))
-
-
 def test_evaluate_needs_no_batch_to_train_on():
     data = Random()
     data.train_dataloader = lambda: []
@@ -366,45 +282,23 @@ def test_with_a_gpu_it_takes_one(monkeypatch):
 
 
 @pytest.mark.parametrize("fast", PRECISIONS)
-def test_precision_is_what_the_machine_is_fast_in_unless_asked_for(monkeypatch, fast):
+@pytest.mark.parametrize("asked", [None, "auto", *PRECISIONS])
+def test_precision_is_float32_unless_asked(monkeypatch, asked, fast):
     monkeypatch.setattr("d2l_utils.trainer.fast_precision", lambda device: fast)
-    assert d2l.Trainer(1).precision == fast
-    for asked in PRECISIONS:
-        assert d2l.Trainer(1, precision=asked).precision == asked
-
-
-def test_only_a_classifier_is_trained_in_low_precision_unasked(monkeypatch):
-    """The targets of a regression may need more than the three digits of bfloat16."""
-
-    class Regression(d2l.Module):
-        def __init__(self):
-            super().__init__()
-            self.lr, self.net = 0.1, nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
-
-        def loss(self, y_hat, y):
-            return F.mse_loss(y_hat[:, 0], 1000 + y.float())
-
-    monkeypatch.setattr("d2l_utils.trainer.fast_precision", lambda device: "bfloat16")
-    for model, asked, precision in [
-        (Regression(), None, "float32"),
-        (Regression(), "bfloat16", "bfloat16"),
-        (Net(), None, "bfloat16"),
-        (Net(), "float32", "float32"),
-    ]:
-        trainer = d2l.Trainer(1, precision=asked)
-        trainer.start(model, Random())
-        assert trainer.precision == precision
+    trainer = d2l.Trainer(1, precision=asked)
+    assert trainer.precision == {None: "float32", "auto": fast}.get(asked, asked)
+    assert d2l.Trainer(1).precision == "float32"
 
 
 def test_a_subclass_may_save_hyperparameters_of_its_own():
     class Mine(d2l.Trainer):
-        def __init__(self, max_epochs, patience=3):
+        def __init__(self, max_epochs, precision=None):
             super().__init__(max_epochs, precision="bfloat16")
             self.save_hyperparameters()
 
     trainer = Mine(1)
     trainer.fit(Net(), Random())
-    assert (trainer.precision, trainer.hparams) == ("bfloat16", {"max_epochs": 1, "patience": 3})
+    assert (trainer.precision, trainer.hparams) == ("float32", {"max_epochs": 1, "precision": None})
 
 
 @pytest.mark.parametrize(("precision", "dtype"), PRECISIONS.items())
@@ -455,42 +349,9 @@ def test_a_seed_fixes_everything():
 # --- optimisers -------------------------------------------------------------------------------
 
 
-class Scratch(Line):
-    """With an optimiser written by hand, and weights that are no nn.Parameter."""
-
-    class SGD(d2l.HyperParameters):
-        def __init__(self, params, lr):
-            self.save_hyperparameters()
-
-        def step(self):
-            for param in self.params:
-                param -= self.lr * param.grad
-
-        def zero_grad(self):
-            for param in self.params:
-                if param.grad is not None:
-                    param.grad.zero_()
-
-    def __init__(self, by_hand=True):
-        super().__init__()
-        self.by_hand = by_hand
-        self.W = self.net[1].weight.detach().clone().requires_grad_()
-        del self.net
-
-    def parameters(self):
-        return [self.W]
-
-    def forward(self, X):
-        return X.flatten(1) @ self.W.T
-
-    def configure_optimizers(self):
-        return self.SGD([self.W], 0.1) if self.by_hand else torch.optim.SGD([self.W], 0.1)
-
-
 def test_an_optimiser_written_by_hand_trains_as_torchs():
     torch.manual_seed(0)
-    by_hand = Scratch()
-    of_torch = Scratch(by_hand=False)
+    by_hand, of_torch = Scratch(by_hand=True), Scratch()
     of_torch.W.data.copy_(by_hand.W)
     first = by_hand.W.detach().clone()
     for model in (by_hand, of_torch):
@@ -511,49 +372,67 @@ def test_a_scheduler_is_stepped_after_each_batch(kind):
     assert trainer.optim.param_groups[0]["lr"] == 0.5**6
 
 
-@pytest.mark.parametrize("wrong", [None, [], [1, 2, 3], "SGD", [None, None]])
-def test_what_is_no_optimiser(wrong):
-    model = Line()
-    model.configure_optimizers = lambda: wrong
-    message = "configure_optimizers gave a .*; it must give an optimiser, with step and zero_grad"
-    with pytest.raises(TypeError, match=message):
-        d2l.Trainer(1).fit(model, Random())
+SCHEDULES = {
+    "StepLR": lambda optimiser: torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.01),
+    "MultiStepLR": lambda optimiser: torch.optim.lr_scheduler.MultiStepLR(optimiser, [1, 2], 0.01),
+    "LambdaLR": lambda optimiser: torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.01**i),
+    "CosineAnnealingLR": lambda optimiser: torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 2),
+}
 
 
-SGD = functools.partial(torch.optim.SGD, lr=1.0)
-PLATEAU = torch.optim.lr_scheduler.ReduceLROnPlateau
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("when", [None, "epoch", "batch"])
+def test_a_schedule_that_is_meant_for_epochs(name, when):
+    """In an epoch of three batches the learning rate would all but vanish."""
+
+    class Decays(Line):
+        def configure_optimizers(self):
+            optimiser = torch.optim.SGD(self.parameters(), 1.0)
+            return optimiser, SCHEDULES[name](optimiser), *([when] if when else [])
+
+    def rate(steps):
+        optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
+        scheduler = SCHEDULES[name](optimiser)
+        for _ in range(steps):
+            optimiser.step()
+            scheduler.step()
+        return optimiser.param_groups[0]["lr"]
+
+    trainer = d2l.Trainer(2)
+    if when is None:
+        with pytest.raises(ValueError, match=f"{name} steps after each batch"):
+            trainer.fit(Decays(), Random())
+        return
+    trainer.fit(Decays(), Random())
+    assert trainer.optim.param_groups[0]["lr"] == rate({"epoch": 2, "batch": 6}[when])
 
 
-@pytest.mark.parametrize(
-    ("configured", "message"),
-    [
-        (lambda p: (SGD(p), 0.5), "gave a float after the optimiser; it must be a learning-rate"),
-        (lambda p: (SGD(p), SGD(p)), "gave a SGD after the optimiser; .*with step and no zero_g"),
-        (lambda p: (o := SGD(p), PLATEAU(o)), "ReduceLROnPlateau needs a metric, .*, such as One"),
-        (torch.optim.LBFGS, "LBFGS needs a closure, .* an optimiser that needs none, such as SGD"),
-    ],
-)
-def test_optimisers_and_schedulers_that_cannot_be_stepped_are_refused(configured, message):
-    model = Line()
-    model.configure_optimizers = lambda: configured(list(model.parameters()))
-    with pytest.raises(TypeError, match=message):
-        d2l.Trainer(1).start(model, Random())
+def test_a_look_ahead_at_a_schedule_changes_nothing():
+    def run(ahead):
+        model = Net(schedule=True)
+        trainer = d2l.Trainer(3, seed=0)
+        model.trainer = trainer
+        if not ahead:
+            pair = model.configure_optimizers
+            model.configure_optimizers = lambda: (*pair(), "batch")
+        trainer.start(model, Random(seed=0))
+        return trainer.scheduler.state_dict(), trainer.optim.state_dict()["param_groups"]
+
+    assert run(ahead=True) == run(ahead=False)
 
 
 @pytest.mark.parametrize(
     ("spoil", "given"),
     [
-        (lambda loss: None, "NoneType"),
-        (lambda loss: loss.item(), "float"),
-        (lambda loss: loss.expand(8), r"tensor of shape \(8,\)"),
+        (lambda loss: None, "None"),
+        (lambda loss: loss.expand(8), r"shape \(8,\)"),
     ],
 )
 def test_a_loss_that_is_not_one_number_is_refused(spoil, given):
     model = Line()
     train = model.training_step
     model.training_step = lambda batch: spoil(train(batch))
-    message = f"training_step gave a {given}; it must give the loss, a tensor that is one number"
-    with pytest.raises(TypeError, match=message):
+    with pytest.raises(TypeError, match=f"train_loss is {given}"):
         d2l.Trainer(1).fit(model, Random())
 
 
@@ -588,13 +467,14 @@ def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, monkeypatch, v
 
     trainer = d2l.Trainer(3, precision="float32", checkpoint=tmp_path / "run.pt", seed=0)
     if device == "like a gpu":  # on which losses are looked at once an epoch only
-        real = trainer._check_finite
+        real = checks.check_losses
         monkeypatch.setattr(
-            trainer,
-            "_check_finite",
-            lambda losses, first_step: real(losses, first_step) if len(losses) > 1 else None,
+            "d2l_utils.trainer.check_losses",
+            lambda trainer, losses, first_step: (
+                len(losses) > 1 and real(trainer, losses, first_step)
+            ),
         )
-    message = r"the loss is (nan|inf|-inf) in epoch 2, step 2 of 3; lower the learning rate, or cl"
+    message = r"the loss is (nan|inf|-inf) in epoch 2, step 2 of 3; lower the learning rate"
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit(Spoils(), Random(seed=0))
     assert len(trainer.history) == 1
@@ -617,7 +497,7 @@ def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_kept(tmp_path):
 
     path = tmp_path / "run.pt"
     trainer = d2l.Trainer(3, precision="float32", checkpoint=path, seed=0)
-    message = "the validation loss is nan after epoch 2, step 3 of 3; lower the learning rate"
+    message = "validation loss is nan after epoch 2, step 3 of 3; lower the learning rate"
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit(Explodes(), Random(seed=0))
     state = torch.load(path, weights_only=True)
@@ -634,7 +514,7 @@ def test_without_validation_the_weights_themselves_are_looked_at(tmp_path):
             return loss
 
     path = tmp_path / "run.pt"
-    message = "there are weights that are not finite after epoch 1, step 3 of 3; lower the learning"
+    message = "weights are not finite after epoch 1, step 3 of 3; lower the learning"
     with pytest.raises(FloatingPointError, match=message):
         d2l.Trainer(3, precision="float32", checkpoint=path).fit(Explodes(), Random(n_val=0))
     assert not path.exists()
@@ -645,331 +525,194 @@ def test_an_interrupt_at_the_very_end_names_the_last_epoch(monkeypatch, capsys):
         if trainer.epoch == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(d2l.Trainer, "_save_checkpoint", interrupted)
+    monkeypatch.setattr("d2l_utils.trainer.save_checkpoint", interrupted)
     trainer = d2l.Trainer(2)
     trainer.fit(Line(), Random())
     assert trainer.interrupted and len(trainer.history) == 2
     assert "Stopped in epoch 2; " in capsys.readouterr().out
 
 
-# --- checkpoints ------------------------------------------------------------------------------
+# --- parts that are replaced, as the book's sections do ---------------------------------------
 
 
-def fashion(seed):
-    data = d2l.FashionMNIST(16, (12, 12), train_size=60, augment=["flip", "crop"], seed=seed)
-    data.val = ImageSet(data.val.data[:40], data.val.targets[:40], data.resize)
-    return data
+class OwnInit(d2l.Trainer):
+    def __init__(self, max_epochs, num_gpus=0, gradient_clip_val=0):
+        self.save_hyperparameters()
 
 
-class TenClasses(Net):
-    def __init__(self, **arguments):
-        super().__init__(**arguments)
-        self.net[-1] = nn.LazyLinear(10)
+class OwnFit(d2l.Trainer):
+    def fit(self, model, data):
+        self.prepare_data(data)
+        self.prepare_model(model)
+        self.optim = model.configure_optimizers()
+        self.epoch = self.train_batch_idx = self.val_batch_idx = 0
+        for self.epoch in range(self.max_epochs):  # noqa: B020
+            self.fit_epoch()
 
 
-@pytest.mark.parametrize("schedule", [False, True])
-@pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("seed", [None, 3])
-@pytest.mark.parametrize("stop", ["between epochs", "within an epoch"])
-def test_going_on_is_never_having_stopped(tmp_path, seed, precision, schedule, stop):
-    def run(global_seed, path, stop_after=None):
-        torch.manual_seed(global_seed)
-        model, data = TenClasses(schedule=schedule), fashion(seed)
-        trainer = d2l.Trainer(4, precision=precision, seed=seed, checkpoint=path)
-        if stop_after is not None:
-            stop_at(model, stop_after, KeyboardInterrupt())
-        trainer.fit(model, data)
-        return model, trainer, torch.get_rng_state()
+class OwnPreparations(d2l.Trainer):
+    def prepare_data(self, data):
+        self.train_dataloader = data.train_dataloader()
+        self.val_dataloader = data.val_dataloader()
+        self.num_train_batches = len(self.train_dataloader)
+        self.num_val_batches = len(self.val_dataloader)
 
-    whole, trainer, generator = run(0, tmp_path / "whole.pt")
-    batch = 8 if stop == "between epochs" else 10
-    run(0, tmp_path / "parts.pt", stop_after=batch)
-    # As in a new process: another state of the generators, another network, another trainer.
-    resumed, second, second_generator = run(99, tmp_path / "parts.pt")
-    assert second.train_batch_idx == trainer.train_batch_idx == 16
-    assert second.val_batch_idx == trainer.val_batch_idx == 12
-    assert equal(weights(resumed), weights(whole))
-    assert comparable(second.history) == comparable(trainer.history)
-    assert second.first_losses == trainer.first_losses
-    assert resumed.board.points("val_acc") == whole.board.points("val_acc")
-    # And so it would be if both went on.
-    assert torch.equal(generator, second_generator)
-    states = [t.optim.state_dict()["state"].values() for t in (trainer, second)]
-    for one, other in zip(*states, strict=True):
-        assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
+    def prepare_model(self, model):
+        model.trainer = self
+        model.board.xlim = [0, self.max_epochs]
+        self.model = model
+
+    def prepare_batch(self, batch):
+        return batch
 
 
-def test_a_checkpoint_changes_nothing(tmp_path):
-    def run(checkpoint):
-        model = Net()
-        d2l.Trainer(3, seed=0, checkpoint=checkpoint).fit(model, Random(seed=0))
-        return weights(model)
-
-    assert equal(run(None), run(str(tmp_path / "new" / "folder" / "run.pt")))
-    assert os.listdir(tmp_path / "new" / "folder") == ["run.pt"]
-
-
-def test_a_finished_run_trains_no_more(tmp_path):
-    path = tmp_path / "run.pt"
-    model = Net()
-    d2l.Trainer(2, seed=0, checkpoint=path).fit(model, Random(seed=0))
-    again = stop_at(Net(), 6, AssertionError("it went on"))
-    trainer = d2l.Trainer(2, seed=0, checkpoint=path)
-    trainer.fit(again, Random(seed=0))
-    del again.training_step
-    assert equal(weights(again), weights(model))
-    assert len(trainer.history) == 2
+class OwnEpoch(d2l.Trainer):
+    def fit_epoch(self):
+        self.model.train()
+        for batch in self.train_dataloader:
+            loss = self.model.training_step(self.prepare_batch(batch))
+            self.optim.zero_grad()
+            loss.backward()
+            self.optim.step()
+            self.train_batch_idx += 1
+        self.model.eval()
+        with torch.no_grad():
+            for batch in self.val_dataloader:
+                self.model.validation_step(self.prepare_batch(batch))
+                self.val_batch_idx += 1
 
 
-def test_plain_sgd_can_go_on_for_more_epochs(tmp_path):
-    whole, longer = Net(), Net()
-    d2l.Trainer(4, seed=0).fit(whole, Random(seed=0))
-    for epochs in (2, 4):
-        d2l.Trainer(epochs, seed=0, checkpoint=tmp_path / "run.pt").fit(longer, Random(seed=0))
-    assert equal(weights(longer), weights(whole))
+class OwnInitAndFit(OwnFit, OwnInit): ...
 
 
-def test_a_checkpoint_of_more_epochs_is_refused(tmp_path):
-    save_run(tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"run\.pt is of 2 epochs, but max_epochs is 1; give at"):
-        save_run(tmp_path / "run.pt", max_epochs=1)
+class OwnFitAndEpoch(OwnFit, OwnEpoch): ...
 
 
-def test_a_checkpoint_from_before_a_setting_or_a_generator_was_there_still_counts(tmp_path):
-    path = tmp_path / "run.pt"
-    save_run(path)
-    state = torch.load(path, weights_only=True)
-    del state["settings"]["scheduler"], state["random"]["data"]
-    torch.save(state, path)
-    save_run(path, max_epochs=3)
-    assert torch.load(path, weights_only=True)["epoch"] == 3
+class Foreign(d2l.HyperParameters):
+    """A trainer that is typed in whole; what it has of ours is how it saves its arguments."""
 
+    def __init__(self, max_epochs):
+        self.save_hyperparameters()
 
-def save_run(path, model=Net, **arguments):
-    data = Random(**{"seed": 0} | arguments.pop("data", {}))
-    arguments = {"max_epochs": 2, "seed": 0, "precision": "float32"} | arguments
-    d2l.Trainer(**arguments, checkpoint=path).fit(model(), data)
+    prepare_data, prepare_model = OwnPreparations.prepare_data, OwnPreparations.prepare_model
+    prepare_batch, fit_epoch = OwnPreparations.prepare_batch, OwnEpoch.fit_epoch
+    fit = OwnFit.fit
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, r"seed \(0, not 1\)"),
-        ({"precision": "bfloat16"}, r"precision \(float32, not bfloat16\)"),
-        ({"gradient_clip_val": 1}, r"gradient_clip_val \(0, not 1\)"),
-        ({"data": {"n": 30}}, r"number of batches \(3, not 4\)"),
-        ({"data": {"n": 21}}, r"data \(Random {'n': 20.*, not Random {'n': 21"),
-        ({"data": {"seed": 2}}, "data"),
-        ({"model": lambda: Net(lr=0.06)}, "optimiser"),
-        ({"model": lambda: Net(momentum=0.8)}, "optimiser"),
-        ({"model": lambda: Net(schedule=True)}, "optimiser"),
-        ({"model": lambda: Net(dropout=0.4)}, "network"),
-        ({"model": Line}, "network"),
-    ],
+    "kind",
+    [OwnInit, OwnFit, OwnPreparations, OwnEpoch, OwnInitAndFit, OwnFitAndEpoch, Foreign],
 )
-def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change, message):
-    path = tmp_path / "run.pt"
-    save_run(path)
-    content = path.read_bytes()
-    message = rf"checkpoint .*run\.pt was made with another {message}.*; use the same settings, or"
-    with pytest.raises(ValueError, match=message):
-        save_run(path, **change)
-    assert path.read_bytes() == content
+def test_parts_can_be_replaced_one_by_one(kind):
+    def run(kind):
+        torch.manual_seed(0)
+        model, trainer = Line(), kind(2)
+        trainer.fit(model, Random(n=16, n_val=16, seed=0))  # batches of one size
+        return model, trainer
+
+    (plain, ours), (model, trainer) = run(d2l.Trainer), run(kind)
+    assert equal(weights(model), weights(plain))
+    assert trainer.train_batch_idx == ours.train_batch_idx == 4
+    points = model.board.points
+    assert [x for x, _ in points("val_acc")] == [1, 2]
+    assert points("train_loss") == plain.board.points("train_loss")
+    values = [[y for _, y in m.board.points("val_loss")] for m in (model, plain)]
+    assert values[0] == pytest.approx(values[1])
+    if kind not in (Foreign, OwnFitAndEpoch):
+        keys = ("epoch", "train_loss", "val_loss", "val_acc")
+        for row, our_row in zip(trainer.history, ours.history, strict=True):
+            assert [row[k] for k in keys] == pytest.approx([our_row[k] for k in keys])
 
 
-@pytest.mark.parametrize("change", ["weight", "gamma"])
-def test_a_checkpoint_of_another_loss_or_schedule_is_refused(tmp_path, change):
-    class Weighted(Line):
-        def __init__(self, weight=1.0, gamma=0.5):
-            super().__init__()
-            self.save_hyperparameters()
-
-        def loss(self, Y_hat, Y):
-            return self.weight * super().loss(Y_hat, Y)
-
-        def configure_optimizers(self):
-            optimiser = super().configure_optimizers()
-            return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, 2, self.gamma)
-
-    save_run(tmp_path / "run.pt", Weighted)
-    save_run(tmp_path / "run.pt", Weighted)  # the same may go on
-    message = {"weight": r"model \({.*'weight': 1.0.*, not {.*'weight': 0.25", "gamma": "schedule"}
-    with pytest.raises(ValueError, match=f"was made with another {message[change]}"):
-        save_run(tmp_path / "run.pt", lambda: Weighted(**{change: 0.25}))
+def test_epochs_after_fit_go_on_counting():
+    trainer = d2l.Trainer(1)
+    trainer.fit(Line(), Random())
+    trainer.fit_epoch()
+    trainer.fit_epoch()
+    assert [row["epoch"] for row in trainer.history] == [1, 2, 3]
+    trainer.fit(Line(), Random())
+    assert [row["epoch"] for row in trainer.history] == [1]
 
 
-def test_a_list_and_a_tuple_of_the_same_are_the_same_setting(tmp_path):
-    for resize in ([8, 8], (8, 8)):
-        data = Random(seed=0)
-        data.hparams["resize"] = resize
-        d2l.Trainer(1, seed=0, checkpoint=tmp_path / "run.pt").fit(Net(), data)
+@pytest.mark.parametrize("board", [None, "own"])
+def test_a_board_may_be_missing_or_the_readers_own(board):
+    points = []
 
+    class Board:
+        def draw(self, x, y, label, every_n=1):
+            points.append((label, float(x)))
 
-def test_a_schedule_is_for_its_number_of_epochs(tmp_path):
-    save_run(tmp_path / "run.pt", lambda: Net(schedule=True))
-    with pytest.raises(ValueError, match=r"with another max_epochs \(2, not 3\)"):
-        save_run(tmp_path / "run.pt", lambda: Net(schedule=True), max_epochs=3)
-
-
-def test_where_the_data_lies_does_not_matter(tmp_path):
-    data = Random(seed=0)
-    data.hparams |= {"root": "here", "num_workers": 0, "more": torch.rand(3)}
-    d2l.Trainer(1, seed=0, checkpoint=tmp_path / "run.pt").fit(Net(), data)
-    data = Random(seed=0)
-    data.hparams |= {"root": "there", "num_workers": 4, "more": torch.rand(3)}
-    trainer = d2l.Trainer(2, seed=0, checkpoint=tmp_path / "run.pt")
-    trainer.fit(Net(), data)
-    assert trainer.train_batch_idx == 6
-    assert trainer.resumed_epochs == 1
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: b"",
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:-1],
-        lambda whole: b"no checkpoint at all",
-        lambda whole: whole[len(whole) // 2 :],
-    ],
-    ids=["empty", "half", "one byte less", "text", "second half"],
-)
-def test_a_damaged_checkpoint_is_named(tmp_path, damage):
-    path = tmp_path / "run.pt"
-    save_run(path)
-    path.write_bytes(damage(path.read_bytes()))
-    message = r"run\.pt is no checkpoint of this trainer, or a damaged one; delete it to start anew"
-    with pytest.raises(ValueError, match=message):
-        save_run(path)
-
-
-def test_a_bit_that_flips_is_noticed(tmp_path):
-    path = tmp_path / "run.pt"
-    save_run(path, Line)  # whose weights fill a good part of the file
-    whole = path.read_bytes()
-    good = torch.load(path, weights_only=True)["model"]
-    noticed = 0
-    for place in range(0, len(whole), 97):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-        try:
-            assert equal(read_checkpoint(path)["model"], good)  # it was in the padding
-        except ValueError as error:
-            assert "damaged" in str(error)
-            noticed += 1
-    assert noticed > 10
-
-
-@pytest.mark.parametrize("content", [[1, 2], {"model": {}}, Line().state_dict()])
-def test_another_file_of_torch_is_no_checkpoint(tmp_path, content):
-    torch.save(content, tmp_path / "run.pt")
-    with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of this trainer"):
-        save_run(tmp_path / "run.pt")
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
-def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch, error):
-    path = tmp_path / "run.pt"
-    save_run(path)
-    content = path.read_bytes()
-
-    def breaks(state, part):
-        part.write_bytes(b"half of it")
-        raise error
-
-    monkeypatch.setattr(torch, "save", breaks)
-    try:
-        save_run(path, max_epochs=3)
-    except OSError as caught:
-        assert caught is error
-    assert path.read_bytes() == content
-    assert os.listdir(tmp_path) == ["run.pt"]
-
-
-def test_weights_that_a_checkpoint_would_lose_are_refused(tmp_path):
-    checkpoint = tmp_path / "run.pt"
-    message = (
-        r"Scratch cannot be kept in a checkpoint: it has parameters that are not in its state_"
+    model = Line()
+    model.board = Board() if board else None
+    d2l.Trainer(2).fit(model, Random(n=8))
+    assert points == ([("train_loss", 0), ("val_loss", 1), ("val_acc", 1)] if board else []) + (
+        [("train_loss", 1), ("val_loss", 2), ("val_acc", 2)] if board else []
     )
-    with pytest.raises(TypeError, match=message):
-        d2l.Trainer(1, checkpoint=checkpoint).fit(Scratch(by_hand=False), Random())
 
-    class ByHand(Line):
-        def configure_optimizers(self):
-            return Scratch.SGD(list(self.parameters()), 0.1)
 
-    with pytest.raises(
-        TypeError, match=r"SGD cannot be kept in a checkpoint: it has no state_dict"
-    ):
-        d2l.Trainer(1, checkpoint=checkpoint).fit(ByHand(), Random())
-    assert not checkpoint.exists()
+def test_data_are_left_where_a_new_model_is(monkeypatch):
+    """A GPU is stood in for by the meta device, on which a batch is where the data were told."""
+    seen = []
+
+    class Notes(Random):
+        def __setattr__(self, name, value):
+            seen.append(str(value)) if name == "device" else super().__setattr__(name, value)
+
+    monkeypatch.setattr(d2l.Trainer, "device", torch.device("cpu", 0))
+    for use in (d2l.Trainer(1).fit, d2l.Trainer(1).evaluate):
+        use(Line(), Notes())
+    assert seen == ["cpu:0", "cpu"] * 2
 
 
 # --- bad input --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    "argument",
     [
-        ({"max_epochs": 0}, ValueError, "max_epochs is 0; it must be at least 1"),
-        ({"max_epochs": -3}, ValueError, "max_epochs is -3; it must be at least 1"),
-        ({"max_epochs": 2.0}, TypeError, "max_epochs is 2.0; it must be a whole number"),
-        ({"max_epochs": True}, TypeError, "max_epochs is True; it must be a whole number"),
-        (
-            {"num_gpus": 2},
-            ValueError,
-            "num_gpus is 2; this trainer uses one GPU at most: give 0 or",
-        ),
-        ({"num_gpus": -1}, ValueError, "num_gpus is -1; this trainer uses one GPU at most"),
-        ({"num_gpus": "1"}, TypeError, "num_gpus is '1'; it must be a whole number"),
-        ({"gradient_clip_val": -1}, ValueError, "gradient_clip_val is -1; it must be 0 or more"),
-        ({"gradient_clip_val": math.nan}, ValueError, "gradient_clip_val is nan; it must be 0 or"),
-        ({"gradient_clip_val": "1"}, TypeError, "gradient_clip_val is '1'; it must be a number"),
-        (
-            {"precision": "float16"},
-            ValueError,
-            r"precision is 'float16'; it must be one of \['float32', 'bfloat16'\]",
-        ),
-        ({"seed": 0.5}, TypeError, "seed is 0.5; it must be a whole number, or None"),
-        ({"seed": 2**64}, ValueError, r"seed is 18.*; it must be from -2\*\*63 to 2\*\*64 - 1"),
-        ({"seed": -(2**63) - 1}, ValueError, "seed is -9.*; it must be from"),
-        ({"checkpoint": 5}, TypeError, "checkpoint is 5; it must be the path of a file, or None"),
-        ({"checkpoint": ""}, ValueError, "checkpoint is ''; it must be a file, and no folder"),
-        ({"checkpoint": os.sep}, ValueError, "checkpoint is '.+'; it must be a file, and no fol"),
+        {"max_epochs": 0},
+        {"gradient_clip_val": -1},
+        {"gradient_clip_val": math.nan},
+        {"precision": "float16"},
+        {"checkpoint": ""},
+        {"checkpoint": "/"},
     ],
 )
-def test_arguments(arguments, error, message):
-    with pytest.raises(error, match=message):
-        d2l.Trainer(**{"max_epochs": 1} | arguments)
+def test_arguments_that_would_fail_late_or_never(argument):
+    (name,) = argument
+    with pytest.raises(ValueError, match=f"{name} is "):
+        d2l.Trainer(**{"max_epochs": 1} | argument)
 
 
-@pytest.mark.parametrize("seed", [-(2**63), 2**64 - 1])
-def test_the_largest_and_the_smallest_seed(seed):
-    d2l.Trainer(1, seed=seed).start(Net(), Random())
-
-
-def test_a_checkpoint_in_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
-    (tmp_path / "file").touch()
-    model = stop_at(Net(), 0, AssertionError("it trains"))
-    with pytest.raises(OSError, match="file"):
-        d2l.Trainer(1, checkpoint=tmp_path / "file" / "run.pt").fit(model, Random())
-
-
-def test_a_model_that_cannot_be_trained():
-    with pytest.raises(TypeError, match="model is a Linear; it must be a Module or Classifier"):
-        d2l.Trainer(1).fit(nn.Linear(1, 1), Random())
-
-    class NoNet(d2l.Classifier):
-        lr = 0.1
-
-    with pytest.raises(TypeError, match="NoNet has no parameters to train: set self.net"):
-        d2l.Trainer(1).fit(NoNet(), Random())
+@pytest.mark.parametrize(
+    ("arguments", "culprit"),
+    [
+        (lambda: (Random(), Line()), "model is Random"),
+        (lambda: (Line, Random()), "model is the class Line"),
+        (lambda: (Line(), Random), "data is the class Random"),
+        (lambda: (Line(), Random().train_dataloader()), "data is DataLoader"),
+        (lambda: (None, Random()), "model is NoneType"),
+        (lambda: (nn.Linear(1, 1), Random()), "model is Linear"),
+    ],
+)
+def test_arguments_of_fit_that_are_something_else(arguments, culprit):
+    for use in (d2l.Trainer(1).fit, d2l.Trainer(1).evaluate):
+        with pytest.raises(TypeError, match=culprit):
+            use(*arguments())
 
 
 def test_labels_that_the_network_has_no_output_for():
     data = Random()
     data.y[3] = 2
-    with pytest.raises(ValueError, match="labels run from 0 to 2, but the network has 2 outputs"):
+    with pytest.raises(ValueError, match="labels .* run from 0 to 2"):
         d2l.Trainer(1, seed=0).fit(Net(), data)
+
+
+def test_one_hot_labels():
+    data = Random()
+    data.y = F.one_hot(data.y)
+    with pytest.raises(ValueError, match="labels must be class indices"):
+        d2l.Trainer(1).fit(Line(), data)
 
 
 def test_images_that_the_network_eats():
@@ -979,8 +722,34 @@ def test_images_that_the_network_eats():
         d2l.Trainer(1).fit(Net(), data)
 
 
+@pytest.mark.parametrize("where", [3, 27])  # in training, in validation
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_bad_images_are_the_datas_fault(value, where):
+    data = Random()
+    data.X[where, 0, 2, 2] = value
+    with pytest.raises(FloatingPointError, match="the data are at fault"):
+        d2l.Trainer(1).fit(Line(), data)
+
+
+def test_a_network_that_starts_with_nan_is_not_told_to_learn_slower():
+    model = Line()
+    nn.init.constant_(model.net[1].bias, math.nan)
+    with pytest.raises(FloatingPointError, match="no weight has changed yet"):
+        d2l.Trainer(1).fit(model, Random())
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_an_empty_batch(train):
+    data = Random()
+    batches = list(data.get_dataloader(train))
+    loader = [*batches, [a[:0] for a in batches[0]]]
+    setattr(data, "train_dataloader" if train else "val_dataloader", lambda: loader)
+    with pytest.raises(ValueError, match="empty batch"):
+        d2l.Trainer(1).fit(Net(), data)
+
+
 def test_data_without_a_batch():
     data = Random()
     data.train_dataloader = lambda: []
-    with pytest.raises(ValueError, match="there is no batch to train on; the data needs at least"):
+    with pytest.raises(ValueError, match="no batch to train on"):
         d2l.Trainer(1).fit(Net(), data)
