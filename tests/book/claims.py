@@ -134,7 +134,7 @@ def proofs_of(nb):
             for text in printed_texts(cell):
                 found += numbers(text, units_named(text))
     # Of what stands around a number only the next one matters, for shapes such as 25088×4096.
-    following = [number.text for number in found[1:]] + [""]
+    following = [*(number.text for number in found), ""][1:]
     pairs = zip(found, following, strict=True)
     return frozenset(replace(number, before="", after=after) for number, after in pairs)
 
@@ -173,7 +173,8 @@ LATEX = {
     r"\\(?:cdot|ast)\b\s?": "·", r"\\times\b\s?": "×", r"\\approx\b": "≈", r"\\%": "%",
     r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}": r"\1",
     r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"(\1)/(\2)",
-    r"\\(?:left|right|big|Big)\b": "", r"(?<=\d)~(?=\w)": " ", r"\\,(?!\d{3})": " ",
+    r"\\lfloor\b": "⌊", r"\\rfloor\b": "⌋", r"\\(?:left|right|big|Big)(?![a-z])": "",
+    r"(?<=\d)~(?=\w)": " ", r"\\,(?!\d{3})": " ",
     r"_\{[^{}]*\}|_\w": "",
 }  # fmt: skip
 WORDS = "zero one two three four five six seven eight nine ten eleven twelve".split()
@@ -243,19 +244,20 @@ def claims(sentence):
 
 # --- Hand calculation -------------------------------------------------------------------------
 
-ARITHMETIC = r"[\d.()·×*+−\-/²³^ ]+"
+ARITHMETIC = r"[\d.()⌊⌋·×*+−\-/²³^ ]+"
 
 
 def evaluate(expression):
     """The value of an expression of numbers alone, or None where it is something else."""
     signs = {"·": "*", "×": "*", "−": "-", "²": "**2", "³": "**3", "^": "**"}
+    signs |= {"⌊": "int(", "⌋": ")"}
     python = "".join(signs.get(sign, sign) for sign in expression.strip(" .$"))
-    if not re.fullmatch(r"[\d(][\d.()*+\-/ ]*", python) or len(python) > 100:
+    if not re.fullmatch(r"(?:int)?[\d(](?:[\d.()*+\-/ ]|int)*", python) or len(python) > 100:
         return None
     if re.search(r"\*\*\s*\d{3,}|\*\*.*\*\*", python):
         return None
     try:
-        return float(eval(python, {"__builtins__": {}}))
+        return float(eval(python, {"__builtins__": {}, "int": int}))
     except (SyntaxError, TypeError, ZeroDivisionError):
         return None
 
@@ -268,8 +270,27 @@ def calculations(text):
         results = list(numbers(text[sign.end() :]))[:1]
         if left and results and re.match(r"\s*$", results[0].before[-3:]):
             value = evaluate(left[0])
-            if value is not None and re.search(r"[\d)]\s*[·×*+−/²³^-]", left[0]):
+            if value is not None and re.search(r"[\d)⌋]\s*[·×*+−/²³^-]", left[0]):
                 yield left[0].strip(), value, results[0]
+
+
+def is_right(value, result):
+    return any(near(result, value, result.step * factor) for factor in (1, size(result.unit)))
+
+
+def worked_out(markdown):
+    """The numbers of a text's calculations that are right, and so prove themselves."""
+    found = [
+        (expression, result)
+        for sentence in sentences(markdown)
+        for expression, value, result in calculations(sentence.text)
+        if is_right(value, result)
+    ]
+    return frozenset(
+        replace(number, unit=None, before="", after="", printed=False)
+        for expression, result in found
+        for number in (*numbers(re.sub(r"[·×*/^⌊⌋²³]", " ", expression)), result)
+    )
 
 
 # --- The guard --------------------------------------------------------------------------------
@@ -344,14 +365,9 @@ def unproven_shapes(sentence, proofs):
 
 def unproven_in(sentence, proofs):
     """The complaints about one sentence."""
-    results = {}
     for expression, value, result in calculations(sentence.text):
-        right = near(result, value, result.step * size(result.unit)) or near(
-            result, value, result.step
-        )
-        if not right:
+        if not is_right(value, result):
             yield f"{expression} is {value:,.6g}, not {result.text}"
-        results[result.text] = right
     yield from unproven_shapes(sentence, proofs)
     found = list(claims(sentence))
     for place, claim in enumerate(found):
@@ -360,9 +376,7 @@ def unproven_in(sentence, proofs):
         after = [number.unit for number in found[place:] if number.unit][:1]
         near_by = {None, *before, *after, *sentence.column}
         readings = [claim.unit] if claim.unit else near_by
-        if results.get(claim.text) or any(
-            proves(proof, claim, unit) for unit in readings for proof in proofs
-        ):
+        if any(proves(proof, claim, unit) for unit in readings for proof in proofs):
             continue
         sources = [
             source for number, source in cited() if any(proves(number, claim, u) for u in readings)
@@ -374,12 +388,24 @@ def unproven_in(sentence, proofs):
         yield f"{claim.text}{' ' + claim.unit if claim.unit else ''} in {said!r}: {why}"
 
 
-def linked_proofs(links, folder):
-    """What the notebooks prove that a sentence links to."""
+def linked_notebooks(links, folder):
+    """The notebooks that links lead to; a card of the first page leaves the ending out."""
     paths = [folder / link.partition("#")[0] for link in links if not link.startswith("http")]
     paths = [path if path.suffix else path.with_suffix(".ipynb") for path in paths]
-    found = [proofs_at(path.resolve()) for path in paths if path.suffix == ".ipynb"]
-    return frozenset().union(*found)
+    return [path.resolve() for path in paths if path.suffix == ".ipynb" and path.is_file()]
+
+
+def linked_proofs(links, folder):
+    """What the notebooks prove that a sentence links to."""
+    return frozenset().union(*map(proofs_at, linked_notebooks(links, folder)))
+
+
+@cache
+def with_studies(path):
+    """What a notebook proves together with the studies that it links to."""
+    links = links_in("\n\n".join(prose_of(nbformat.read(path, as_version=4))))
+    studies = [p for p in linked_notebooks(links, path.parent) if p.parent.name == "studies"]
+    return frozenset().union(*map(proofs_at, [path, *studies]))
 
 
 def prose_of(nb):
@@ -394,7 +420,7 @@ def prose_of(nb):
 
 def unproven(nb, folder=BOOK):
     """The guard of a notebook: complaints about numbers in its prose that nothing proves."""
-    own = proofs_of(nb)
+    own = proofs_of(nb) | worked_out("\n\n".join(prose_of(nb)))
     return [
         complaint
         for text in prose_of(nb)
@@ -404,12 +430,15 @@ def unproven(nb, folder=BOOK):
 
 
 def unproven_page(markdown, folder, notebooks):
-    """The guard of a Markdown page: it may claim what the notebooks prove that a sentence, a row or
-    a card links to with those that they link to; where it links to none, what any proves.
+    """The guard of a Markdown page.
+
+    A sentence, a row or a card may claim what the notebooks prove that it links to, and their
+    studies; where it links to none, what any notebook proves.
     """
     everything = frozenset().union(*map(proofs_at, notebooks))
+    own = worked_out(markdown)
     complaints = []
     for sentence in sentences(markdown):
-        linked = linked_proofs(sentence.links, folder)
-        complaints += unproven_in(sentence, linked or everything)
+        linked = frozenset().union(*map(with_studies, linked_notebooks(sentence.links, folder)))
+        complaints += unproven_in(sentence, own | (linked or everything))
     return complaints

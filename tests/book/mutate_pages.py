@@ -82,16 +82,17 @@ def in_notebooks(rng, count):
         line = text[text.rfind("\n", 0, start) + 1 :].lstrip()
         kind = "table" if kind == "prose" and line.startswith("|") else kind
         wrong = altered(text[start:end], rng)
-        own = claims.proofs_of(nb)
-        right = Counter(complaints(text, own, path))
-        planted = Counter(complaints(text[:start] + wrong + text[end:], own, path))
+        spoilt = text[:start] + wrong + text[end:]
+        right = Counter(complaints(text, nb, path))
+        planted = Counter(complaints(spoilt, nb, path))
         reason = "chance" if is_claim(text, start, end) else "left out"
         where = " ".join(text[max(0, start - 40) : end + 30].split())
         yield planted != right, kind, reason, f"{path.stem}: {wrong} in '{where}'"
 
 
-def complaints(text, own, path):
+def complaints(text, nb, path):
     """The guard's complaints about one text of a page, without the sentence that each quotes."""
+    own = claims.proofs_of(nb) | claims.worked_out(text)
     return [
         re.sub(r" in '.*?':", ":", complaint, flags=re.DOTALL)
         for sentence in claims.sentences(text)

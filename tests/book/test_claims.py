@@ -53,7 +53,7 @@ def one_cited_number(monkeypatch):
 
 
 def complaints(text):
-    proofs = proofs_of(PROVING)
+    proofs = proofs_of(PROVING) | claims.worked_out(text)
     return [
         complaint
         for sentence in claims.sentences(text)
@@ -101,6 +101,8 @@ def complaints(text):
         ("9·4096 = 36,864", "9·4096 = 36,846"),
         (r"$(3 \cdot 3 + 1) \cdot 6 = 60$", r"$(3 \cdot 3 + 1) \cdot 6 = 50$"),
         (r"$\frac{4096}{2} = 2048$", r"$\frac{4096}{2} = 2047$"),
+        (r"$\lfloor 215/4 \rfloor + 1 = 54$, so 54×54", r"$\lfloor 215/4 \rfloor + 1 = 55$"),
+        (r"$64 \cdot 55^2 = 193{,}600$", r"$64 \cdot 54^2 = 193{,}600$"),
         (f"[0.8958]({SOURCE})", "0.8958"),
         (f"about 0.90, [as here]({SOURCE}#it)", f"about 0.89, [as here]({SOURCE}#it)"),
         (f"see [it]({SOURCE}): 0.896", f"0.896. See [it]({SOURCE})."),
