@@ -4,6 +4,7 @@
 """
 
 import warnings
+from importlib import metadata
 
 # Lazy layers are what the book teaches; older torch warns at each one that they may yet change.
 warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
@@ -30,6 +31,11 @@ from d2l_utils.module import (  # noqa: E402
 )
 from d2l_utils.results import results, speed  # noqa: E402
 from d2l_utils.trainer import Trainer  # noqa: E402
+
+try:
+    __version__ = metadata.version("d2l_utils")
+except metadata.PackageNotFoundError:  # used from a copy that is not installed
+    __version__ = "0"
 
 __all__ = [
     "VGG",

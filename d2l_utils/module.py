@@ -1,6 +1,7 @@
 """The base classes of models: saved hyperparameters, `Module` and `Classifier`."""
 
 import inspect
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -33,6 +34,10 @@ def add_to_class(Class):
 
 class HyperParameters:
     """Save the arguments of `__init__` as attributes."""
+
+    if TYPE_CHECKING:  # no type checker sees these attributes
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def save_hyperparameters(self, ignore=()):
         """Save the caller's arguments as attributes and in `self.hparams`.
@@ -71,7 +76,7 @@ class _XavierLazy:
 class _XavierLazyLinear(_XavierLazy, nn.LazyLinear): ...
 
 
-class _XavierLazyConv2d(_XavierLazy, nn.LazyConv2d): ...
+class _XavierLazyConv2d(_XavierLazy, nn.LazyConv2d): ...  # type: ignore[misc]
 
 
 _XAVIER_LAZY = {nn.LazyLinear: _XavierLazyLinear, nn.LazyConv2d: _XavierLazyConv2d}
@@ -113,6 +118,10 @@ class Module(nn.Module, HyperParameters):
     >>> Line(lr=0.1)(torch.zeros(4, 2)).shape
     torch.Size([4, 1])
     """
+
+    if TYPE_CHECKING:  # nn.Module declares that all others are tensors or modules
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, plot_train_per_epoch: int = 2, plot_valid_per_epoch: int = 1):
         super().__init__()

@@ -5,14 +5,27 @@ from pathlib import Path
 
 __all__ = ["results", "speed"]
 
-_FOLDER = Path(__file__).parents[1] / "book" / "results"
+# An installed package carries the records; in the repository they lie with the book.
+_FOLDER = Path(__file__).parent / "recorded"
+if not _FOLDER.is_dir():
+    _FOLDER = Path(__file__).parents[1] / "book" / "results"
 
 
 def results(experiment: str):
     """Return the recorded runs of an experiment as a pandas DataFrame, one row per run.
 
-    Its columns are `variant`, `seed`, `accuracy`, `loss`, `macs`, `params`, `precision`, `device`,
-    `seconds` and `history` (one dict per epoch). Files are found from wherever a notebook lies.
+    The files are found from wherever a notebook lies. Columns:
+
+    * `variant`, `seed`: the entry of the experiment's grid, and the seed of its run;
+    * `accuracy`, `loss`: after the last epoch, on the experiment's validation images (D2L's
+      sections, and so most experiments, take the test set; choices were made on held-out images);
+    * `macs`, `params`: multiply-accumulates per image, and weights;
+    * `precision`, `device`: "float32" or "bfloat16", and the processor's or GPU's kind;
+    * `seconds`: wall-clock time of the run, evaluation included;
+    * `history`: one dict per epoch, as `Trainer.history`.
+
+    Args:
+        experiment: the name of a grid in the book's experiments, such as "low_resolution".
 
     Raises:
         FileNotFoundError: if there is no such experiment.

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 import d2l_utils as d2l
-from d2l_utils.cost import on_meta
+from d2l_utils.meta import on_meta
 
-NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
+NARROW = d2l.VGG_NARROW
 
 
 def shape(model, input_shape):
@@ -211,63 +211,34 @@ def test_a_seed_fixes_the_weights():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error", "message"),
+    ("block", "culprit"),
     [
-        ((0, 64), ValueError, "num_convs is 0; it must be at least 1"),
-        ((2.0, 64), TypeError, "num_convs is 2.0; it must be a whole number"),
-        (("3", 64), TypeError, "num_convs is '3'; it must be a whole number"),
-        ((None, 64), TypeError, "num_convs is None; it must be a whole number"),
-        ((True, 64), TypeError, "num_convs is True; it must be a whole number"),
-        (((), 64), ValueError, r"num_convs is \(\); a block needs at least one convolution"),
-        ((["LRN"], 64), ValueError, r"num_convs is \('LRN',\); a block needs at least one"),
-        (((3, 2), 64), ValueError, '2 is no part of a VGG block; odd kernel sizes and "LRN" are'),
-        (((3, -1), 64), ValueError, "-1 is no part of a VGG block"),
-        (((3, "BN"), 64), ValueError, "'BN' is no part of a VGG block"),
-        ((1, 0), ValueError, "out_channels is 0; it must be at least 1"),
-        ((1, "64"), TypeError, "out_channels is '64'; it must be a whole number"),
+        ((0, 64), "num_convs is 0"),
+        (((), 64), r"num_convs is \(\)"),
+        ((["LRN"], 64), "num_convs is .*LRN"),
+        (((3, 2), 64), "num_convs holds 2"),
+        (((3, -1), 64), "num_convs holds -1"),
+        (((3, "BN"), 64), "num_convs holds 'BN'"),
+        ((1, 0), "out_channels is 0"),
     ],
 )
-def test_impossible_blocks(arguments, error, message):
-    with pytest.raises(error, match=message):
-        d2l.vgg_block(*arguments)
-    with pytest.raises(error, match=message):
-        d2l.VGG([(1, 8), arguments])
-
-
-@pytest.mark.parametrize("arch", [(), "A", 5, None])
-def test_impossible_architectures(arch):
-    message = r"arch is .*; it must be a list of blocks \(num_convs, out_channels\), such as VGG_"
-    with pytest.raises(ValueError, match=message):
-        d2l.VGG(arch)
-
-
-@pytest.mark.parametrize("block", [(1,), (1, 2, 3), "ab", 5])
-def test_impossible_pairs(block):
-    message = r"a block is .*; it must be a pair \(num_convs, out_channels\)"
-    with pytest.raises(ValueError, match=message):
+def test_impossible_blocks(block, culprit):
+    with pytest.raises(ValueError, match=culprit):
         d2l.VGG([(1, 8), block])
 
 
 @pytest.mark.parametrize(
-    ("head", "error", "message"),
-    [
-        ("GAP", ValueError, "head is 'GAP'; it must be a list of widths, or \"gap\""),
-        (4096, ValueError, "head is 4096; it must be a list of widths"),
-        ((0,), ValueError, "a width of head is 0; it must be at least 1"),
-        ((2.5,), TypeError, "a width of head is 2.5; it must be a whole number"),
-    ],
+    ("head", "culprit"), [("GAP", "head is 'GAP'"), ((0,), "width of head is 0")]
 )
-def test_impossible_heads(head, error, message):
-    with pytest.raises(error, match=message):
+def test_impossible_heads(head, culprit):
+    with pytest.raises(ValueError, match=culprit):
         d2l.VGG(NARROW, head=head)
 
 
 @pytest.mark.parametrize("network", [d2l.AlexNet, lambda **k: d2l.VGG(NARROW, **k)])
 def test_impossible_numbers_of_classes(network):
-    with pytest.raises(ValueError, match="num_classes is 0; it must be at least 1"):
+    with pytest.raises(ValueError, match="num_classes is 0"):
         network(num_classes=0)
-    with pytest.raises(TypeError, match="num_classes is '10'; it must be a whole number"):
-        network(num_classes="10")
 
 
 @pytest.mark.parametrize(
@@ -276,7 +247,6 @@ def test_impossible_numbers_of_classes(network):
 )
 def test_images_that_the_poolings_eat(model, name, smallest):
     size = smallest - 1
-    message = f"images of {size} x {size} are too small for this {name}: .* give larger images"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"{size} x {size} .* {name}"):
         model()(torch.zeros(1, 1, size, size))
     assert shape(model(), (1, 1, smallest, smallest)) == (1, 10)
