@@ -101,7 +101,7 @@ class VGG(Classifier):
         batch_norm: normalise after each convolution.
 
     Raises:
-        ValueError: as `vgg_block`, or if the head is neither widths nor "gap", or a width or
+        ValueError: as `vgg_block`, or if there is no block, or if the head is neither widths nor "gap", or a width or
             `num_classes` is below 1.
 
     Source: Simonyan and Zisserman, 2014, arXiv 1409.1556. Weights are drawn by Xavier's rule.
@@ -122,6 +122,8 @@ class VGG(Classifier):
     ):
         super().__init__()
         self.save_hyperparameters()
+        if not arch or isinstance(arch, str):
+            raise ValueError(f'arch is {arch!r}; it must be blocks, such as VGG_ARCHS["A"]')
         self.net = nn.Sequential(
             *(vgg_block(*block, batch_norm=batch_norm) for block in arch),
             *_head(head),

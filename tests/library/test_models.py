@@ -227,6 +227,12 @@ def test_impossible_blocks(block, culprit):
         d2l.VGG([(1, 8), block])
 
 
+@pytest.mark.parametrize("arch", [(), "A"])
+def test_impossible_architectures(arch):
+    with pytest.raises(ValueError, match="arch is "):
+        d2l.VGG(arch)
+
+
 @pytest.mark.parametrize(
     ("head", "culprit"), [("GAP", "head is 'GAP'"), ((0,), "width of head is 0")]
 )
