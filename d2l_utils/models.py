@@ -101,8 +101,8 @@ class VGG(Classifier):
         batch_norm: normalise after each convolution.
 
     Raises:
-        ValueError: as `vgg_block`, or if there is no block, or if the head is neither widths nor "gap", or a width or
-            `num_classes` is below 1.
+        ValueError: as `vgg_block`, or if there is no block, the head is neither widths nor "gap",
+            or a width or `num_classes` is below 1.
 
     Source: Simonyan and Zisserman, 2014, arXiv 1409.1556. Weights are drawn by Xavier's rule.
 
