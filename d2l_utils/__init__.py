@@ -3,6 +3,7 @@
 `import d2l_utils as d2l` gives `d2l.Classifier`, `d2l.Trainer`, `d2l.FashionMNIST`, `d2l.VGG`, …
 """
 
+import importlib
 import warnings
 from importlib import metadata
 
@@ -69,3 +70,14 @@ __all__ = [
     "use_svg_display",
     "vgg_block",
 ]
+
+
+def __getattr__(name):
+    """Serve what earlier chapters define, from a module that is imported only for that."""
+    earlier = importlib.import_module("d2l_utils.earlier_chapters")
+    if name in earlier.__all__:
+        return getattr(earlier, name)
+    raise AttributeError(
+        f"d2l_utils serves no {name!r}; if it is one of the book's names, the package d2l has it: "
+        "from d2l import torch"
+    )
