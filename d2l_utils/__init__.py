@@ -22,14 +22,9 @@ from d2l_utils.device import (  # noqa: E402
     try_all_gpus,
     try_gpu,
 )
+from d2l_utils.hyperparameters import HyperParameters, add_to_class  # noqa: E402
 from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block  # noqa: E402
-from d2l_utils.module import (  # noqa: E402
-    Classifier,
-    HyperParameters,
-    Module,
-    add_to_class,
-    init_cnn,
-)
+from d2l_utils.module import Classifier, Module, init_cnn  # noqa: E402
 from d2l_utils.results import results, speed  # noqa: E402
 from d2l_utils.trainer import Trainer  # noqa: E402
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from d2l_utils.board import set_figsize
 from d2l_utils.data import DataModule
-from d2l_utils.module import HyperParameters, Module
+from d2l_utils.hyperparameters import HyperParameters
+from d2l_utils.module import Module
 
 __all__ = [
     "SGD",
