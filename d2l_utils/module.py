@@ -1,5 +1,7 @@
 """The base classes of models: `Module` and `Classifier`."""
 
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
