@@ -3,6 +3,7 @@
 `import d2l_utils as d2l` gives `d2l.Classifier`, `d2l.Trainer`, `d2l.FashionMNIST`, `d2l.VGG`, …
 """
 
+import importlib
 import warnings
 from importlib import metadata
 
@@ -21,14 +22,9 @@ from d2l_utils.device import (  # noqa: E402
     try_all_gpus,
     try_gpu,
 )
+from d2l_utils.hyperparameters import HyperParameters, add_to_class  # noqa: E402
 from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block  # noqa: E402
-from d2l_utils.module import (  # noqa: E402
-    Classifier,
-    HyperParameters,
-    Module,
-    add_to_class,
-    init_cnn,
-)
+from d2l_utils.module import Classifier, Module, init_cnn  # noqa: E402
 from d2l_utils.results import results, speed  # noqa: E402
 from d2l_utils.trainer import Trainer  # noqa: E402
 
@@ -69,3 +65,14 @@ __all__ = [
     "use_svg_display",
     "vgg_block",
 ]
+
+
+def __getattr__(name):
+    """Serve what earlier chapters define, from a module that is imported only for that."""
+    earlier = importlib.import_module("d2l_utils.earlier_chapters")
+    if name in earlier.__all__:
+        return getattr(earlier, name)
+    raise AttributeError(
+        f"d2l_utils serves no {name!r}; if it is one of the book's names, the package d2l has it: "
+        "from d2l import torch"
+    )

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import torch
 
+from d2l_utils.hyperparameters import HyperParameters
+
 __all__ = ["ProgressBoard", "set_figsize", "show_images", "use_svg_display"]
 
 
@@ -67,7 +69,7 @@ class Point(NamedTuple):
     y: float
 
 
-class ProgressBoard:
+class ProgressBoard(HyperParameters):
     """Curves that grow point by point.
 
     In a notebook the picture grows below the cell, and one figure is stored. In a script the figure
@@ -117,12 +119,7 @@ class ProgressBoard:
         figsize: tuple[float, float] = (3.5, 2.5),
         display: bool = True,
     ):
-        self.xlabel, self.ylabel = xlabel, ylabel
-        self.xlim, self.ylim = xlim, ylim
-        self.xscale, self.yscale = xscale, yscale
-        self.ls, self.colors = ls, colors
-        self.fig, self.axes, self.figsize = fig, axes, figsize
-        self.display = display
+        self.save_hyperparameters()
         self.clear()
 
     def __getstate__(self):
@@ -143,13 +140,7 @@ class ProgressBoard:
         self._lines: dict = {}
 
     def draw(self, x: float, y, label: str, every_n: int = 1) -> None:
-        """Add a value; each `every_n` values of a curve make a point, their mean.
-
-        Raises:
-            ValueError: if `every_n` is below 1.
-        """
-        if every_n < 1:
-            raise ValueError(f"every_n is {every_n}; it must be at least 1")
+        """Add a value; each `every_n` values of a curve make a point, their mean."""
         if not hasattr(self, "data"):  # a subclass whose __init__ does not call this one's
             self.clear()
         points = self.data.setdefault(label, [])
@@ -163,10 +154,6 @@ class ProgressBoard:
         self._stale = True
         if self.display and (time.monotonic() > self._pause_until or self._is_closed()):
             self._show_now()
-
-    def points(self, label: str) -> list[Point]:
-        """Return the points of one curve."""
-        return self.data[label]
 
     def show(self) -> None:
         """Bring the picture up to date now, if there is one; it costs some milliseconds."""
@@ -268,6 +255,6 @@ def _kernel():
     return getattr(ipython.get_ipython(), "kernel", None) if ipython else None
 
 
-def progress_options(board: ProgressBoard | None = None) -> dict:
+def progress_options() -> dict:
     """Return tqdm's options: no bar in a notebook, where the picture grows and stderr is stored."""
     return {"disable": True} if _kernel() else {}

@@ -12,23 +12,14 @@ from torch.utils import data as torch_data
 from d2l_utils.board import show_images
 from d2l_utils.device import cpu
 from d2l_utils.fashion_mnist_files import load
-from d2l_utils.module import HyperParameters
+from d2l_utils.hyperparameters import HyperParameters
 from d2l_utils.pixels import AUGMENTATIONS, augment_images, resize_images
 
 __all__ = ["DataModule", "FashionMNIST"]
 
-TEXT_LABELS = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
+TEXT_LABELS = "t-shirt trouser pullover dress coat sandal shirt sneaker bag".split() + [
+    "ankle boot"
+]
 
 
 class DataModule(HyperParameters):

@@ -57,7 +57,7 @@ def progress_bar(trainer):
         initial=trainer.epoch * trainer.num_train_batches,
         leave=False,
         unit="batch",
-        **progress_options(getattr(trainer.model, "board", None)),
+        **progress_options(),
     )
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from d2l_utils.checkpoint import resume, save_checkpoint
 from d2l_utils.checks import check_losses, check_parts, check_weights, optimiser_and_schedule
 from d2l_utils.device import PRECISIONS, cpu, fast_precision, gpu, num_gpus
-from d2l_utils.module import HyperParameters
+from d2l_utils.hyperparameters import HyperParameters
 from d2l_utils.progress import Means, draw, progress_bar, show
 
 __all__ = ["Trainer"]

@@ -54,12 +54,6 @@ def test_a_value_that_makes_no_point_yet_is_not_waited_for(monkeypatch):
     d2l.ProgressBoard().draw(0, torch.tensor(1.0), "loss", every_n=2)
 
 
-@pytest.mark.parametrize("every_n", [0, -1])
-def test_every_n_below_1(every_n):
-    with pytest.raises(ValueError, match="every_n"):
-        d2l.ProgressBoard().draw(0, 0, "line", every_n)
-
-
 def test_figure_has_one_line_a_curve_however_often_it_is_drawn():
     board = d2l.ProgressBoard("epoch", "loss", [0, 4], [0, 20], "linear", "linear")
     for x in range(4):
@@ -131,6 +125,18 @@ def test_a_new_run_gets_a_figure_of_its_own():
         [[0, 0]],
         [[1, 1]],
     ]
+
+
+def test_a_subclass_may_save_its_hyperparameters_and_no_more():
+    class Board(d2l.ProgressBoard):
+        def __init__(self, xlabel=None, ylabel="loss", xlim=None, ylim=None, xscale="linear",
+                     yscale="linear", ls=("-",), colors=("C3",), fig=None, axes=None,
+                     figsize=(3.5, 2.5), display=True):  # fmt: skip
+            self.save_hyperparameters()
+
+    board = Board("step")
+    board.draw(1, 2, "line")
+    assert (board.hparams["xlabel"], board.figure().axes[0].get_ylabel()) == ("step", "loss")
 
 
 # --- in a script ------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_going_on_is_never_having_stopped(tmp_path, seed, precision, schedule, s
     assert equal(weights(resumed), weights(whole))
     assert comparable(second.history) == comparable(trainer.history)
     assert second.first_losses == trainer.first_losses
-    assert resumed.board.points("val_acc") == whole.board.points("val_acc")
+    assert resumed.board.data["val_acc"] == whole.board.data["val_acc"]
     # And so it would be if both went on.
     assert torch.equal(generator, second_generator)
     states = [t.optim.state_dict()["state"].values() for t in (trainer, second)]

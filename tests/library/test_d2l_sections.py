@@ -76,7 +76,7 @@ def test_object_oriented_design():
         x = torch.tensor(i / 10)
         board.draw(x, torch.sin(x), "sin", every_n=2)
         board.draw(x, torch.cos(x), "cos", every_n=10)
-    assert [len(board.points(label)) for label in ("sin", "cos")] == [50, 10]
+    assert [len(board.data[label]) for label in ("sin", "cos")] == [50, 10]
 
 
 # --- linear regression from scratch -----------------------------------------------------------
@@ -167,8 +167,8 @@ def test_linear_regression_from_scratch(own_loop):
         torch.testing.assert_close(model.w.reshape(w.shape), w, atol=0.2, rtol=0)
         torch.testing.assert_close(model.b, torch.tensor([b]), atol=0.3, rtol=0)
     assert trainer.train_batch_idx == 96
-    assert len(model.board.points("train_loss")) == 6
-    assert [x for x, _ in model.board.points("val_loss")] == [1, 2, 3]
+    assert len(model.board.data["train_loss"]) == 6
+    assert [x for x, _ in model.board.data["val_loss"]] == [1, 2, 3]
 
 
 # --- Fashion-MNIST ----------------------------------------------------------------------------

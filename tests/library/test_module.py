@@ -128,15 +128,15 @@ def test_a_train_curve_gets_the_points_an_epoch_that_were_asked_for():
     for batch in range(10):
         model.trainer.train_batch_idx = batch
         model.plot("loss", torch.tensor(float(batch)), train=True)
-    assert model.board.points("train_loss")[0] == (0.05, 0.5)
-    assert len(model.board.points("train_loss")) == 5
+    assert model.board.data["train_loss"][0] == (0.05, 0.5)
+    assert len(model.board.data["train_loss"]) == 5
 
 
 def test_a_train_curve_is_drawn_even_with_fewer_batches_than_points():
     model = d2l.Module(plot_train_per_epoch=2)  # D2L would ask for a mean of every 0 points
     model.trainer = Recorder(num_train_batches=1, train_batch_idx=3)
     model.plot("loss", 0.5, train=True)  # a plain number will do
-    assert model.board.points("train_loss") == [(3, 0.5)]
+    assert model.board.data["train_loss"] == [(3, 0.5)]
 
 
 @pytest.mark.parametrize(("per_epoch", "points"), [(0.5, 1), (2.5, 5), (0.1, 0)])
@@ -146,7 +146,7 @@ def test_a_train_curve_may_get_fractions_of_points_an_epoch(per_epoch, points):
     for batch in range(20):
         model.trainer.train_batch_idx = batch
         model.plot("loss", float(batch), train=True)
-    assert len(model.board.points("train_loss")) == points
+    assert len(model.board.data["train_loss"]) == points
 
 
 def test_plot_without_a_trainer():

@@ -21,8 +21,8 @@ REPOSITORY = Path(__file__).parents[2]
 
 # From the ground up: a module imports only modules that stand before it here.
 LIBRARY = """
-    device files board meta work cost module models pixels fashion_mnist_files data checkpoint
-    checks progress trainer results __main__
+    device files hyperparameters board meta work cost module models pixels fashion_mnist_files data
+    checkpoint checks progress trainer results earlier_chapters __main__
 """.split()
 LABORATORY = """
     machine records compress grid recipe run replay timing weights cluster __main__
@@ -100,6 +100,32 @@ def test_signatures_of_the_book():
     assert begins_with(d2l.DataModule.get_tensorloader, **tensors)
     batch = self | {"batch": needed, "nrows": 1, "ncols": 8}
     assert begins_with(d2l.FashionMNIST.visualize, **batch)
+
+
+EARLIER = """
+    SyntheticRegressionData LinearRegressionScratch LinearRegression SGD ResNeXtBlock plot set_axes
+    corr2d Timer plt
+""".split()
+
+
+def test_names_of_earlier_chapters_are_imported_when_they_are_asked_for():
+    code = f"""
+import sys
+import d2l_utils as d2l
+module = "d2l_utils.earlier_chapters"
+print(module in sys.modules)
+d2l.SGD
+print(module in sys.modules, "matplotlib" in sys.modules)
+print(all(hasattr(d2l, name) for name in {EARLIER}), "matplotlib" in sys.modules)
+"""
+    assert run(code).split() == "False True False True True".split()
+
+
+def test_a_name_that_is_not_served_says_where_it_is():
+    with pytest.raises(AttributeError, match="'RNNScratch'.* package d2l has it"):
+        d2l.RNNScratch  # noqa: B018
+    with pytest.raises(ImportError, match="RNNScratch"):
+        from d2l_utils import RNNScratch  # noqa: F401
 
 
 # --- the import -------------------------------------------------------------------------------

@@ -198,7 +198,7 @@ def test_evaluate():
     result = d2l.Trainer(1).evaluate(model, data)
     assert result == {key: trainer.history[0][key] for key in ("val_loss", "val_acc")}
     assert equal(weights(model), before) and not model.training
-    assert len(model.board.points("val_acc")) == 1 and model.board.xlim == [0, 1]  # as trained
+    assert len(model.board.data["val_acc"]) == 1 and model.board.xlim == [0, 1]  # as trained
 
 
 def test_evaluate_needs_no_batch_to_train_on():
@@ -253,12 +253,12 @@ def test_the_curves_are_on_the_board():
     trainer = d2l.Trainer(3)
     trainer.fit(model, Random())
     assert model.board.xlim == [0, 3]
-    assert [x for x, _ in model.board.points("val_acc")] == [1, 2, 3]
+    assert [x for x, _ in model.board.data["val_acc"]] == [1, 2, 3]
     values = [row["val_acc"] for row in trainer.history]
-    assert [y for _, y in model.board.points("val_acc")] == values
-    assert len(model.board.points("train_loss")) == 9  # 3 batches an epoch, 2 points asked for
+    assert [y for _, y in model.board.data["val_acc"]] == values
+    assert len(model.board.data["train_loss"]) == 9  # 3 batches an epoch, 2 points asked for
     d2l.Trainer(1).fit(model, Random())
-    assert [x for x, _ in model.board.points("val_acc")] == [1]
+    assert [x for x, _ in model.board.data["val_acc"]] == [1]
 
 
 @pytest.mark.parametrize("num_gpus", [0, 1])
@@ -613,10 +613,10 @@ def test_parts_can_be_replaced_one_by_one(kind):
     (plain, ours), (model, trainer) = run(d2l.Trainer), run(kind)
     assert equal(weights(model), weights(plain))
     assert trainer.train_batch_idx == ours.train_batch_idx == 4
-    points = model.board.points
-    assert [x for x, _ in points("val_acc")] == [1, 2]
-    assert points("train_loss") == plain.board.points("train_loss")
-    values = [[y for _, y in m.board.points("val_loss")] for m in (model, plain)]
+    points = model.board.data
+    assert [x for x, _ in points["val_acc"]] == [1, 2]
+    assert points["train_loss"] == plain.board.data["train_loss"]
+    values = [[y for _, y in m.board.data["val_loss"]] for m in (model, plain)]
     assert values[0] == pytest.approx(values[1])
     if kind not in (Foreign, OwnFitAndEpoch):
         keys = ("epoch", "train_loss", "val_loss", "val_acc")

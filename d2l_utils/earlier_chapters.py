@@ -1,0 +1,228 @@
+"""What earlier chapters of the book define and later ones use; imported when it is asked for.
+
+`d2l_utils.SGD` and the others are these. The book's chapters on classification and convolutional
+networks need no more of its names than these and those of `d2l_utils` itself.
+"""
+
+import time
+
+import torch
+from torch import nn
+
+from d2l_utils.board import set_figsize
+from d2l_utils.data import DataModule
+from d2l_utils.hyperparameters import HyperParameters
+from d2l_utils.module import Module
+
+__all__ = [
+    "SGD",
+    "LinearRegression",
+    "LinearRegressionScratch",
+    "ResNeXtBlock",
+    "SyntheticRegressionData",
+    "Timer",
+    "corr2d",
+    "plot",
+    "plt",  # noqa: F822 (see __getattr__)
+    "set_axes",
+]
+
+
+def __getattr__(name):
+    if name == "plt":  # Matplotlib is imported by those alone who draw
+        from matplotlib import pyplot
+
+        return pyplot
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+class SyntheticRegressionData(DataModule):
+    """Points on a plane with noise: `X` is standard normal, `(n, len(w))`; `y = Xw + b + noise`.
+
+    >>> data = SyntheticRegressionData(w=torch.tensor([2, -3.4]), b=4.2)
+    >>> [tuple(part.shape) for part in next(iter(data.train_dataloader()))]
+    [(32, 2), (32, 1)]
+    """
+
+    def __init__(self, w, b, noise=0.01, num_train=1000, num_val=1000, batch_size=32):
+        super().__init__()
+        self.save_hyperparameters()
+        n = num_train + num_val
+        self.X = torch.randn(n, len(w))
+        self.y = self.X @ w.reshape(-1, 1) + b + noise * torch.randn(n, 1)
+
+    def get_dataloader(self, train):
+        """Return batches of the first `num_train` points, or of the others."""
+        rows = slice(0, self.num_train) if train else slice(self.num_train, None)
+        return self.get_tensorloader((self.X, self.y), train, rows)
+
+
+class LinearRegressionScratch(Module):
+    """A linear model made of two tensors, with half the squared error as its loss."""
+
+    def __init__(self, num_inputs, lr, sigma=0.01):
+        super().__init__()
+        self.save_hyperparameters()
+        self.w = torch.normal(0, sigma, (num_inputs, 1), requires_grad=True)
+        self.b = torch.zeros(1, requires_grad=True)
+
+    def forward(self, X):
+        """Return `Xw + b`."""
+        return X @ self.w + self.b
+
+    def loss(self, y_hat, y):
+        """Return the mean of half the squared errors."""
+        return ((y_hat - y) ** 2 / 2).mean()
+
+    def configure_optimizers(self):
+        """Return gradient descent, written by hand."""
+        return SGD([self.w, self.b], self.lr)
+
+
+class SGD(HyperParameters):
+    """Gradient descent on minibatches: a parameter moves by `-lr` times its gradient."""
+
+    def __init__(self, params, lr):
+        self.save_hyperparameters()
+
+    @torch.no_grad()
+    def step(self):
+        """Move each parameter against its gradient."""
+        for param in self.params:
+            param -= self.lr * param.grad
+
+    def zero_grad(self):
+        """Set each gradient to zero."""
+        for param in self.params:
+            if param.grad is not None:
+                param.grad.zero_()
+
+
+class LinearRegression(Module):
+    """A linear model made of one lazy layer, with the squared error as its loss."""
+
+    def __init__(self, lr):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.LazyLinear(1)
+        self.net.weight.data.normal_(0, 0.01)
+        self.net.bias.data.fill_(0)
+
+    def loss(self, y_hat, y):
+        """Return the mean of the squared errors."""
+        return nn.functional.mse_loss(y_hat, y)
+
+    def get_w_b(self):
+        """Return the weights and the bias that were learned."""
+        return self.net.weight.data, self.net.bias.data
+
+
+class ResNeXtBlock(nn.Module):
+    """A residual block whose 3 x 3 convolution is grouped; `(n, c, h, w)` to `num_channels`.
+
+    Source: Xie et al., 2016, arXiv 1611.05431.
+
+    >>> ResNeXtBlock(32, groups=16, bot_mul=1)(torch.randn(4, 32, 96, 96)).shape
+    torch.Size([4, 32, 96, 96])
+    """
+
+    def __init__(self, num_channels, groups, bot_mul, use_1x1conv=False, strides=1):
+        super().__init__()
+        width = round(num_channels * bot_mul)
+
+        def conv(channels, *arguments, **options):
+            return [nn.LazyConv2d(channels, *arguments, **options), nn.LazyBatchNorm2d()]
+
+        self.net = nn.Sequential(
+            *conv(width, 1),
+            nn.ReLU(),
+            *conv(width, 3, stride=strides, padding=1, groups=width // groups),
+            nn.ReLU(),
+            *conv(num_channels, 1),
+        )
+        shortcut = conv(num_channels, 1, stride=strides) if use_1x1conv else []
+        self.shortcut = nn.Sequential(*shortcut)
+
+    def forward(self, X):
+        """Return the sum of both paths, after ReLU."""
+        Y = self.net(X)
+        return nn.functional.relu(Y + self.shortcut(X))
+
+
+def corr2d(X, K):
+    """Return the two-dimensional cross-correlation of `X` with the kernel `K`.
+
+    >>> corr2d(torch.arange(9.0).reshape(3, 3), torch.arange(4.0).reshape(2, 2))
+    tensor([[19., 25.],
+            [37., 43.]])
+    """
+    windows = X.unfold(0, K.shape[0], 1).unfold(1, K.shape[1], 1)
+    return (windows * K).sum(dim=(-2, -1))
+
+
+class Timer:
+    """A stopwatch that keeps its times, in seconds; it starts at once."""
+
+    def __init__(self):
+        self.times = []
+        self.start()
+
+    def start(self):
+        """Start, or start again."""
+        self.tik = time.time()
+
+    def stop(self):
+        """Keep the time since the start, and return it."""
+        self.times.append(time.time() - self.tik)
+        return self.times[-1]
+
+    def avg(self):
+        """Return the mean of the times."""
+        return self.sum() / len(self.times)
+
+    def sum(self):
+        """Return the sum of the times."""
+        return sum(self.times)
+
+    def cumsum(self):
+        """Return the sums of the times so far, a list."""
+        return torch.tensor(self.times, dtype=torch.float64).cumsum(0).tolist()
+
+
+def plot(
+    X,
+    Y=None,
+    xlabel=None,
+    ylabel=None,
+    legend=(),
+    xlim=None,
+    ylim=None,
+    xscale="linear",
+    yscale="linear",
+    fmts=("-", "m--", "g-.", "r:"),
+    figsize=(3.5, 2.5),
+    axes=None,
+):
+    """Plot curves: each `Y` over its `X`, or over the only one, or each `X` over its index."""
+
+    def curves(values):
+        is_one = getattr(values, "ndim", 0) == 1 or not hasattr(values[0], "__len__")
+        return [values] if is_one else list(values)
+
+    xs, ys = ([()], curves(X)) if Y is None else (curves(X), curves(Y))
+    if len(xs) != len(ys):
+        xs = xs * len(ys)
+    set_figsize(figsize)
+    axes = axes or __getattr__("plt").gca()
+    axes.cla()
+    for x, y, fmt in zip(xs, ys, fmts, strict=False):
+        axes.plot(*([x, y] if len(x) else [y]), fmt)
+    set_axes(axes, xlabel, ylabel, xlim, ylim, xscale, yscale, legend)
+
+
+def set_axes(axes, xlabel, ylabel, xlim, ylim, xscale, yscale, legend):
+    """Set labels, limits, scales, legend and grid of Matplotlib's axes."""
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale, xlim=xlim, ylim=ylim)
+    if legend:
+        axes.legend(legend)
+    axes.grid()
