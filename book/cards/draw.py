@@ -136,7 +136,25 @@ CARDS = (
 )
 
 
+def draw_logo(path, pixels):
+    """Draws the book's mark: five blocks, each lower than the one before, deep as VGG's are."""
+    fig = plt.figure(figsize=(1, 1), dpi=pixels)
+    ax = fig.add_axes((0, 0, 1, 1))
+    left = 0.0
+    for i, convs in enumerate((1, 1, 2, 2, 2)):
+        height, width = 0.75**i, 0.5 + 0.25 * convs
+        box = (left, 0.5 - height / 2), width, height
+        ax.add_patch(plt.Rectangle(*box, color=ORANGE if i == 4 else BLUE))
+        left += width + 0.2
+    ax.set(xlim=(0, left - 0.2), ylim=(-0.05, 1.05))
+    ax.axis("off")
+    fig.savefig(path, transparent=True, metadata={"Software": None})
+    plt.close(fig)
+
+
 def draw(folder):
+    draw_logo(Path(folder) / "logo.png", 128)
+    draw_logo(Path(folder) / "favicon.png", 32)
     with plt.rc_context({"font.size": 13, "figure.constrained_layout.use": True}):
         for card in CARDS:
             fig, ax = plt.subplots(figsize=(4, 1.9))

@@ -1,5 +1,8 @@
 """The built pages as a reader meets them: opened from the file system, in a browser, offline."""
 
+import functools
+import http.server
+import threading
 import time
 from pathlib import Path
 
@@ -75,13 +78,27 @@ def violations(page, **options):
     return page.evaluate(RUN_AXE, options)
 
 
+# What is wider than the sheet, or would have to be scrolled, at the width of an A4 page.
+CUT = """() => [...document.querySelectorAll(".bd-article *")].filter(e => {
+  const box = e.getBoundingClientRect();
+  const style = getComputedStyle(e);
+  const scrolls = ["auto", "scroll"].includes(style.overflowX) && e.scrollWidth > e.clientWidth + 1;
+  return box.width > 0 && !e.closest("mjx-container") && (scrolls || box.right > innerWidth + 1);
+}).map(e => e.outerHTML.slice(0, 100))"""
+
+
 @pytest.mark.parametrize("name", PAGES)
-def test_page_is_whole_and_accessible_and_fits_a_phone(open_page, name):
+def test_page_is_whole_and_accessible_and_fits_phone_and_paper(open_page, name):
     page = open_page(f"{name}.html")
     formulas, set_, wrong = typeset(page)
     assert (set_, wrong) == (formulas, 0)
+    assert page.locator("mjx-container[tabindex]").count() == 0
     page.set_viewport_size({"width": 390, "height": 844})
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.emulate_media(media="print")
+    page.set_viewport_size({"width": 700, "height": 990})
+    assert page.evaluate(CUT) == []
+    page.emulate_media(media="screen")
     page.set_viewport_size(DESKTOP)
     assert violations(page) == []  # last, since it takes formulas and listings away
     page.emulate_media(color_scheme="dark")  # the page follows; nothing but its colours changes
@@ -122,6 +139,27 @@ def test_search_finds_vgg(open_page):
     page.locator("dialog input[type=search]").fill("VGG")
     page.keyboard.press("Enter")
     page.locator("#search-results").get_by_role("link", name="VGG-16 and VGG-19").wait_for()
+
+
+@pytest.fixture
+def address(book):
+    """The book on a server, where a page may fetch others."""
+    handler = functools.partial(QuietHandler, directory=book)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def test_search_shows_excerpts_where_the_book_is_served(browser, address):
+    with browser.new_page() as page:
+        page.goto(f"{address}/search.html?q=pooling")
+        page.locator("#search-results p.context", has_text="pooling").first.wait_for()
 
 
 def test_a_card_leads_to_its_notebook(open_page):

@@ -77,6 +77,10 @@ def scripts(path, page):
     return {(path.parent / src).resolve() for src in sources}
 
 
+def test_the_book_is_built_without_warnings(warnings_of_the_build):
+    assert warnings_of_the_build == ""
+
+
 def test_every_page_of_the_contents_is_built(pages):
     built = {path.relative_to(HTML).with_suffix("").as_posix() for path in pages}
     assert set(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))) <= built
@@ -120,6 +124,21 @@ def test_every_page_has_what_a_reader_goes_on_with(pages):
         source = page.find("a", class_="btn-download-source-button")["href"]
         assert source.endswith(f"{path.stem}.ipynb")
         assert any("copybutton" in tag["src"] for tag in page("script", src=True))
+
+
+def test_every_page_describes_itself(pages):
+    names = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+    metas = [
+        pages[HTML / f"{name}.html"].find("meta", attrs={"name": "description"}) for name in names
+    ]
+    descriptions = [meta["content"] for meta in metas]
+    assert all(30 < len(text) <= 162 for text in descriptions)
+    assert len(set(descriptions)) == len(names)
+
+
+def test_only_what_a_page_asks_for_of_mathjax_is_there(pages):
+    files = [path for path in (HTML / "_static/mathjax").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 4_000_000
 
 
 def test_figures_are_numbered(pages):

@@ -1,0 +1,61 @@
+"""What the site has around its pages: descriptions, a page for what is not found, less MathJax."""
+
+import html
+import re
+import shutil
+from pathlib import Path
+
+from docutils import nodes
+
+# Of MathJax's 32 MB a page asks for one bundle and its fonts.
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts")
+
+NOT_FOUND = """<!DOCTYPE html>
+<html lang="en">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>Not found</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 1.1rem system-ui, sans-serif; max-width: 34rem; margin: 15vh auto; padding: 0 1rem; }}
+</style>
+<main><h1>This page is not here</h1>
+<p>It may have moved: all pages are listed on <a href="{home}">the first page</a>.</p></main>
+</html>
+"""
+
+
+def description(doctree, length=160):
+    """The page's answer, where it has one, else its first paragraph, cut after a word."""
+    texts = [" ".join(node.astext().split()) for node in doctree.findall(nodes.paragraph)]
+    answers = [text for text in texts if text.startswith("Answer")]
+    text = re.sub(r"^Answer\.?\s*", "", next(iter(answers or texts), ""))
+    return text if len(text) <= length else text[:length].rsplit(" ", 1)[0] + " …"
+
+
+def describe(app, pagename, templatename, context, doctree):
+    if doctree and (text := description(doctree)):
+        meta = f'<meta name="description" content="{html.escape(text, quote=True)}" />'
+        context["metatags"] = context.get("metatags", "") + meta
+
+
+def prune_mathjax(app, exception):
+    folder = Path(app.outdir) / "_static" / "mathjax"
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and not name.startswith(MATHJAX):
+            path.unlink()
+        elif path.is_dir() and not any(path.iterdir()):
+            shutil.rmtree(path)
+
+
+def write_not_found(app, exception):
+    """A server shows this for any address below its root, so that no link in it is relative."""
+    page = NOT_FOUND.format(home=app.config.html_baseurl or "/")
+    (Path(app.outdir) / "404.html").write_text(page, "utf-8")
+
+
+def setup(app):
+    app.connect("html-page-context", describe)
+    app.connect("build-finished", prune_mathjax, priority=900)  # after it was copied
+    app.connect("build-finished", write_not_found)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
