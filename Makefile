@@ -57,6 +57,7 @@ notebooks: data  ## run all notebooks and store their outputs
 	    --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
 	    --ExecutePreprocessor.record_timing=False $(NOTEBOOK)
 	$(BIN)/jupyter nbconvert --to notebook --inplace --coalesce-streams $(NOTEBOOK)
+	$(BIN)/python book/captions.py $(NOTEBOOK)
 	$(NORMALISE) $(NOTEBOOK)
 
 normalised: $(INSTALLED)

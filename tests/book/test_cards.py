@@ -1,19 +1,14 @@
 """The stored pictures of the first page are what their script draws."""
 
-import importlib.util
-
 import matplotlib.pyplot as plt
 import numpy as np
-from test_notebooks import BOOK
+from test_notebooks import BOOK, load
 
 CARDS = BOOK / "cards"
 
 
 def test_cards_show_what_the_package_counts(tmp_path):
-    spec = importlib.util.spec_from_file_location("draw", CARDS / "draw.py")
-    draw = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(draw)
-    draw.draw(tmp_path)
+    load("book/cards/draw.py").draw(tmp_path)
     stored = {path.name: plt.imread(path) for path in CARDS.glob("*.png")}
     drawn = {path.name: plt.imread(path) for path in tmp_path.glob("*.png")}
     assert stored.keys() == drawn.keys()

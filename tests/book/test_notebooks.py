@@ -32,10 +32,16 @@ UNCHECKED = {}
 SANITIZE_RULES = 1
 
 
-# The comparison of pictures, which nbval calls by way of the project's conftest.py.
-spec = importlib.util.spec_from_file_location("project_conftest", ROOT / "conftest.py")
-spec.loader.exec_module(project_conftest := importlib.util.module_from_spec(spec))
-differing_pictures = project_conftest.differing_pictures
+def load(name):
+    """Imports a script of the repository that lies in no package."""
+    spec = importlib.util.spec_from_file_location(f"script_{Path(name).stem}", ROOT / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+differing_pictures = load("conftest.py").differing_pictures  # nbval calls it
+with_captions = load("book/captions.py").with_captions
 
 
 def name_of(path):
@@ -199,6 +205,11 @@ def lets_only_live_training_vary(nb):
     return complaints
 
 
+def shows_captions_outside_the_book_too(nb):
+    shown, wanted = ([cell.source for cell in cells] for cells in (nb.cells, with_captions(nb)))
+    return [] if shown == wanted else ["captions are not what book/captions.py writes"]
+
+
 GUARDS = [
     was_run_from_top_to_bottom,
     has_the_kernel_of_all,
@@ -212,6 +223,7 @@ GUARDS = [
     is_plain_python,
     folds_hidden_code_in_jupyterlab_too,
     lets_only_live_training_vary,
+    shows_captions_outside_the_book_too,
 ]
 
 
@@ -252,6 +264,7 @@ def small_notebook():
     ]
     for count, cell in enumerate(code_cells(nb), start=1):
         cell.execution_count = count
+    nb.cells = with_captions(nb)
     return nb
 
 
@@ -310,6 +323,8 @@ def marked(**metadata):
         (is_plain_python, source("get_ipython().run_cell('!ls')", cell=1), "get_ipython"),
         (folds_hidden_code_in_jupyterlab_too, marked(tags=["hide-input"]), "source_hidden"),
         (folds_hidden_code_in_jupyterlab_too, marked(jupyter={"source_hidden": True}), "tag"),
+        (shows_captions_outside_the_book_too, mystnb(figure={"caption": "Else."}), "captions"),
+        (shows_captions_outside_the_book_too, lambda nb: nb.cells.pop(), "captions"),
         (lets_only_live_training_vary, marked(tags=["picture-varies"]), "varies"),
     ],
 )
