@@ -66,14 +66,8 @@ normalised: $(INSTALLED)
 results: data  ## train what book/results lacks
 	$(BIN)/python -m d2l_lab train $(wildcard book/experiments/*.toml)
 
-# Debian has the data set as a package; elsewhere it is downloaded.
 data: $(INSTALLED)
-	@$(BIN)/python -m d2l_utils --check >/dev/null 2>&1 || { \
-	    if command -v apt-get >/dev/null; then \
-	        sudo=$$(test $$(id -u) = 0 || echo sudo -n); \
-	        $$sudo apt-get update -q && $$sudo apt-get install -qy dataset-fashion-mnist; \
-	    fi; \
-	    $(BIN)/python -m d2l_utils; }
+	@$(BIN)/python -m d2l_utils
 
 $(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once; this takes some minutes."

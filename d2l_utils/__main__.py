@@ -17,15 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--root", help="folder to look in and to download to")
     parser.add_argument("--check", action="store_true", help="do not download")
     options = parser.parse_args(arguments)
-    folder = files.find_folder(options.root)
-    if folder is None and options.check:
-        print(files.HOW_TO_GET_IT, file=sys.stderr)
-        return 1
     try:
-        folder = folder or files.download(options.root)
+        folder = files.find_folder(options.root)
+        if folder is None and options.check:
+            raise FileNotFoundError(files.HOW_TO_GET_IT)
+        folder = folder or files.bring(options.root)
         for name in files.FILES:
             files.read_file(folder, name)
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     print(f"Fashion-MNIST: {folder}")

@@ -138,7 +138,7 @@ class FashionMNIST(DataModule):
 
     The files are looked for in `root`, in the folder that the environment variable `D2L_DATA`
     names, in the repository's `data/`, and where the Debian package `dataset-fashion-mnist` puts
-    them; failing all, torchvision downloads them. They are checked by their MD5.
+    them. Failing all, they are downloaded, or taken out of that package without installing it.
 
     Args:
         batch_size: images per batch.

@@ -1,4 +1,4 @@
-"""The four files of Fashion-MNIST: found, checked, downloaded.
+"""The four files of Fashion-MNIST: found, checked, brought.
 
 `python -m d2l_utils` brings them; with `--check` it only says whether they are there.
 """
@@ -6,48 +6,59 @@
 import gzip
 import hashlib
 import os
+import shutil
+import stat
+import subprocess
 import tempfile
 from pathlib import Path
 
 import torch
 
-__all__ = ["FILES", "HOW_TO_GET_IT", "download", "find_folder", "load", "read_file"]
+__all__ = ["FILES", "HOW_TO_GET_IT", "bring", "find_folder", "load", "read_file"]
 
-# The files of the official data set, with the MD5 of their uncompressed content: the .gz files of
-# different distributors differ.
+# The files of the official data set, with the SHA-256 of their uncompressed content: the .gz files
+# of different distributors differ. Of what it downloads torchvision checks the MD5, too.
 FILES = {
-    "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    "train-labels-idx1-ubyte": "9018921c3c673c538a1fc5bad174d6f9",
-    "t10k-images-idx3-ubyte": "8181f5470baa50b63fa0f6fddb340f0a",
-    "t10k-labels-idx1-ubyte": "15d484375f8d13e6eb1aabb0c3f46965",
+    "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+    "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+    "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+    "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 
-
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-
 HOW_TO_GET_IT = """Fashion-MNIST was not found. Any one of these brings it:
+  - python -m d2l_utils                       (downloads it; needs the network)
   - apt-get install dataset-fashion-mnist     (Debian and Ubuntu)
-  - python -m d2l_utils                       (downloads it with torchvision; needs the network)
   - put the four files, as they are or as .gz, into a folder and set D2L_DATA to it,
     or give it as FashionMNIST(root=...)"""
+
+_MEND = "delete it and bring the data set again with: python -m d2l_utils"
 
 
 def load(root) -> list[torch.Tensor]:
     """Return training images, training labels, test images and test labels."""
-    folder = find_folder(root) or download(root)
-    contents = {name: read_file(folder, name) for name in FILES}
+    folder = find_folder(root) or bring(root)
     tensors = []
-    for name, content in contents.items():
-        # An IDX file: 4 bytes of type, 4 bytes a dimension, then the data.
+    for name in FILES:
+        # An IDX file: 4 bytes of type, 4 bytes per dimension, then the data.
+        content = torch.frombuffer(bytearray(read_file(folder, name)), dtype=torch.uint8)
         is_images = "images" in name
-        raw = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-        tensors.append(raw[16:].view(-1, 28, 28) if is_images else raw[8:].long())
+        tensors.append(content[16:].view(-1, 28, 28) if is_images else content[8:].long())
     return tensors
 
 
+# --- found ---------------------------------------------------------------------------------------
+
+
 def find_folder(root=None) -> Path | None:
-    """Return the first folder that holds all four files, or None."""
+    """Return the first folder that holds all four files, or None.
+
+    Raises:
+        FileNotFoundError: if `D2L_DATA` is set and names no folder.
+        PermissionError: if a folder cannot be searched.
+    """
     for place in _places(root):
         for folder in (place, place / "FashionMNIST" / "raw"):
             if all(_path(folder, name) for name in FILES):
@@ -56,8 +67,19 @@ def find_folder(root=None) -> Path | None:
 
 
 def _places(root) -> list[Path]:
-    named = [root, os.environ.get("D2L_DATA")]
-    return [Path(p).expanduser() for p in named if p] + [_repository_data(), DEBIAN_FOLDER]
+    named = [_home("root", root)] if root else []
+    if variable := os.environ.get("D2L_DATA"):
+        named.append(_home("D2L_DATA", variable))
+        if not named[-1].is_dir():
+            raise FileNotFoundError(f"D2L_DATA is {variable!r}; it must be a folder that exists")
+    return [*named, _repository_data(), DEBIAN_FOLDER]
+
+
+def _home(name, path) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise FileNotFoundError(f"{name} is {str(path)!r}; there is no such user") from error
 
 
 def _repository_data() -> Path:
@@ -67,45 +89,102 @@ def _repository_data() -> Path:
 
 
 def _path(folder: Path, name: str) -> Path | None:
-    candidates = (folder / name, folder / f"{name}.gz")
-    return next((p for p in candidates if p.is_file()), None)
+    for path in (folder / name, folder / f"{name}.gz"):
+        try:
+            if stat.S_ISREG(path.stat().st_mode):
+                return path
+        except PermissionError as error:
+            raise PermissionError(f"no permission to search the folder {folder}") from error
+        except OSError:
+            continue
+    return None
+
+
+# --- checked -------------------------------------------------------------------------------------
 
 
 def read_file(folder: Path, name: str) -> bytes:
-    """Return the uncompressed content of a file; a ValueError names one that is not whole."""
+    """Return the uncompressed content of a file.
+
+    Raises:
+        ValueError: if it is not whole, or not the official one.
+        PermissionError: if it cannot be read.
+    """
     path = _path(folder, name)
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except PermissionError as error:
+        raise PermissionError(f"no permission to read {path}") from error
     except (EOFError, OSError, gzip.zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}); {_MEND}") from error
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != FILES[name]:
-        raise ValueError(f"{path} is truncated or altered: its MD5 is not {FILES[name]}; {_MEND}")
+    if hashlib.sha256(content).hexdigest() != FILES[name]:
+        raise ValueError(
+            f"{path} is truncated or altered: its SHA-256 is not {FILES[name]}; {_MEND}"
+        )
     return content
 
 
-_MEND = "delete it and bring the data set again with: python -m d2l_utils"
+# --- brought -------------------------------------------------------------------------------------
 
 
-def download(root=None) -> Path:
-    """Download the data set with torchvision and return the folder it lies in.
+def bring(root=None) -> Path:
+    """Bring the data set to the first place named, `data/` if none is, and return its folder.
 
     It arrives in a temporary folder beside the final one and is renamed file by file when it is
-    whole, so an interrupted download leaves nothing behind and two processes do no harm.
+    whole, so an interruption leaves nothing behind and two processes do no harm.
 
     Raises:
-        FileNotFoundError: if it cannot be downloaded.
+        FileNotFoundError: if no way leads to it.
     """
     target = _places(root)[0] / "FashionMNIST" / "raw"
-    try:
-        from torchvision import datasets
+    failures = []
+    for way, what in _WAYS.items():
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target) as temporary:
+                source = way(Path(temporary))
+                for name in FILES:
+                    read_file(source, name)
+                for name in FILES:
+                    path = _path(source, name)
+                    os.replace(path, target / path.name)
+            return target
+        except (ImportError, OSError, RuntimeError, ValueError) as error:
+            failures.append(f"{what} failed: {error}")
+    raise FileNotFoundError("\n".join([HOW_TO_GET_IT, *failures]))
 
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target) as temporary:
-            datasets.FashionMNIST(temporary, download=True)
-            source = Path(temporary) / "FashionMNIST" / "raw"
-            for name in FILES:
-                read_file(source, name)
-                os.replace(source / name, target / name)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        raise FileNotFoundError(f"{HOW_TO_GET_IT}\nThe download failed: {error}") from error
-    return target
+
+def _from_torchvision(folder: Path) -> Path:
+    from torchvision import datasets
+
+    datasets.FashionMNIST(folder, download=True)
+    return folder / "FashionMNIST" / "raw"
+
+
+def _from_debian(folder: Path) -> Path:
+    if not shutil.which("apt-get"):
+        raise OSError("there is no apt-get")
+
+    def run(*command):
+        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if result.returncode:
+            raise OSError(result.stderr.strip() or f"{command[0]} ended with {result.returncode}")
+
+    timeout = ("-o", "Acquire::http::Timeout=20")
+    try:
+        run("apt-get", "download", "-q", *timeout, DEBIAN_PACKAGE)
+    except OSError:  # lists of what there is are missing or old; only root may renew the system's
+        for name in ("lists/partial", "cache/archives/partial"):
+            (folder / name).mkdir(parents=True)
+        own = ("-o", f"Dir::State::Lists={folder}/lists", "-o", f"Dir::Cache={folder}/cache")
+        run("apt-get", "update", "-q", *timeout, *own)
+        run("apt-get", "download", "-q", *timeout, *own, DEBIAN_PACKAGE)
+    (package,) = folder.glob("*.deb")
+    run("dpkg", "-x", str(package), "unpacked")
+    return folder / "unpacked" / DEBIAN_FOLDER.relative_to("/")
+
+
+_WAYS = {
+    _from_torchvision: "The download by torchvision",
+    _from_debian: "Unpacking the Debian package, without installing it,",
+}

@@ -441,7 +441,7 @@ def test_tensorloader():
 IMAGES = bytes(16) + bytes(range(256)) * 9 + bytes(48)
 LABELS = bytes(8) + bytes([0, 1, 2])
 CONTENT = {name: IMAGES if "images" in name else LABELS for name in fashion_mnist_files.FILES}
-CHECKSUMS = {name: hashlib.md5(content).hexdigest() for name, content in CONTENT.items()}
+CHECKSUMS = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
 NAME = "t10k-images-idx3-ubyte"
 
 
@@ -466,6 +466,7 @@ def places(tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist_files, "DEBIAN_FOLDER", tmp_path / "debian")
     monkeypatch.setattr(fashion_mnist_files, "_repository_data", lambda: tmp_path / "repository")
     monkeypatch.setattr(datasets, "FashionMNIST", no_network)
+    monkeypatch.setattr(fashion_mnist_files.shutil, "which", lambda name: None)
     monkeypatch.delenv("D2L_DATA", raising=False)
     return tmp_path
 
@@ -527,7 +528,9 @@ def alter(content):
 def test_a_damaged_file_is_named(places, damage):
     bad = write(places / "root") / NAME
     bad.write_bytes(damage(CONTENT[NAME]))
-    message = rf"root/{NAME} is truncated or altered: its MD5 is not {CHECKSUMS[NAME]}; delete it"
+    message = (
+        rf"root/{NAME} is truncated or altered: its SHA-256 is not {CHECKSUMS[NAME]}; delete it"
+    )
     with pytest.raises(ValueError, match=message):
         d2l.FashionMNIST(root=places / "root", train_size=1)
 
@@ -540,7 +543,7 @@ def test_a_damaged_file_is_named(places, damage):
         (lambda _: b"<html>not found</html>", r"{}\.gz cannot be unpacked"),
         (lambda packed: packed[:-8] + bytes(8), r"{}\.gz cannot be unpacked"),
         (lambda packed: packed[:30] + b"?????" + packed[35:], r"{}\.gz cannot be unpacked"),
-        (lambda _: gzip.compress(alter(IMAGES)), r"{}\.gz is truncated or altered: its MD5 is"),
+        (lambda _: gzip.compress(alter(IMAGES)), r"{}\.gz is truncated or altered: its SHA-256 is"),
     ],
 )
 def test_a_damaged_packed_file_is_named(places, damage, message):
@@ -550,31 +553,64 @@ def test_a_damaged_packed_file_is_named(places, damage, message):
         d2l.FashionMNIST(root=places / "root", train_size=1)
 
 
-def test_a_file_that_cannot_be_read_is_named(places, monkeypatch):
-    write(places / "root")
-    read = Path.read_bytes
+def refuse(monkeypatch, method, refused):
+    """Has the system forbid one path: as root, permissions alone would forbid nothing."""
+    allowed = getattr(Path, method)
 
-    def refuse(path):
-        if path.name == NAME:
+    def ask(path, *arguments, **options):
+        if refused in (path, path.parent):
             raise PermissionError(13, "Permission denied")
-        return read(path)
+        return allowed(path, *arguments, **options)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(ValueError, match=rf"{NAME} cannot be unpacked \(.*Permission denied"):
+    monkeypatch.setattr(Path, method, ask)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_that_may_not_be_read_is_named(places, monkeypatch, packed):
+    path = write(places / "root", packed) / (f"{NAME}.gz" if packed else NAME)
+    refuse(monkeypatch, "read_bytes", path)
+    with pytest.raises(PermissionError, match=f"permission.*{path}"):
         d2l.FashionMNIST(root=places / "root", train_size=1)
 
 
-WAYS = "(?s)was not found.*dataset-fashion-mnist.*-m d2l_utils +\\(.*D2L_DATA.*root=.*"
+@pytest.mark.parametrize("place", ["root", "repository", "debian"])
+def test_a_folder_that_may_not_be_searched_is_named(places, monkeypatch, capsys, place):
+    folder = write(places / place)
+    refuse(monkeypatch, "stat", folder)
+    with pytest.raises(PermissionError, match=f"permission.*{folder}"):
+        d2l.FashionMNIST(root=places / "root")
+    assert command.main(["--root", str(places / "root")]) == 1
+    assert str(folder) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["~no-such-user/data", "no-such-folder", __file__])
+def test_a_variable_that_names_no_folder_is_not_passed_over(places, monkeypatch, value):
+    write(places / "debian")
+    monkeypatch.setenv("D2L_DATA", value)
+    with pytest.raises(FileNotFoundError, match=f"D2L_DATA is '{value}'"):
+        d2l.FashionMNIST()
+
+
+def test_a_root_of_an_unknown_user_is_named():
+    with pytest.raises(FileNotFoundError, match="root is '~no-such-user/data'"):
+        d2l.FashionMNIST(root="~no-such-user/data")
+
+
+WAYS = "(?s)was not found.*-m d2l_utils +\\(.*dataset-fashion-mnist.*D2L_DATA.*root=.*"
 
 
 def test_a_missing_data_set_gives_one_error_that_lists_the_ways(places):
-    with pytest.raises(FileNotFoundError, match=f"{WAYS}The download failed: .*no network"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{WAYS}The download by torchvision failed: .*no network"
+    ):
         d2l.FashionMNIST(root=places / "root")
 
 
 def test_without_torchvision_the_error_is_the_same(places, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
-    with pytest.raises(FileNotFoundError, match=f"{WAYS}The download failed: .*torchvision"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{WAYS}The download by torchvision failed: .*torchvision"
+    ):
         d2l.FashionMNIST(root=places / "root")
 
 
@@ -594,6 +630,7 @@ def brings(content):
 def test_a_download_goes_to_the_first_place_named(places, monkeypatch, named_by):
     monkeypatch.setattr(datasets, "FashionMNIST", brings(CONTENT.get))
     if named_by == "variable":
+        (places / "variable").mkdir()
         monkeypatch.setenv("D2L_DATA", str(places / "variable"))
     d2l.FashionMNIST(root=places / "root" if named_by == "root" else None, train_size=1)
     where = "repository" if named_by == "nothing" else named_by
@@ -603,7 +640,9 @@ def test_a_download_goes_to_the_first_place_named(places, monkeypatch, named_by)
 
 def test_a_download_that_arrives_damaged_is_not_kept(places, monkeypatch):
     monkeypatch.setattr(datasets, "FashionMNIST", brings(lambda name: truncate(CONTENT[name])))
-    with pytest.raises(FileNotFoundError, match=f"{WAYS}The download failed: .* truncated or alt"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{WAYS}The download by torchvision failed: .* truncated or alt"
+    ):
         d2l.FashionMNIST(root=places / "root")
     assert [path for path in (places / "root").rglob("*") if path.is_file()] == []
 
@@ -620,6 +659,43 @@ def test_an_interrupted_download_leaves_nothing(places, monkeypatch):
     assert [path for path in (places / "root").rglob("*") if path.is_file()] == []
 
 
+@pytest.mark.parametrize("lists_are_there", [True, False])
+def test_where_apt_is_there_the_debian_package_is_unpacked(places, monkeypatch, lists_are_there):
+    commands = []
+
+    def run(command, cwd, **options):
+        commands.append(command[:2])
+        own = any(part.startswith("Dir::State::Lists") for part in command)
+        if command[1] == "download" and not (lists_are_there or own):
+            return subprocess.CompletedProcess(command, 100, stderr="E: Unable to locate package")
+        if command[1] == "download":
+            (cwd / "package.deb").write_bytes(b"")
+        if command[0] == "dpkg":
+            write(cwd / "unpacked/usr/share/datasets/fashion-mnist", packed=True)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(fashion_mnist_files.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(fashion_mnist_files.subprocess, "run", run)
+    monkeypatch.setattr(
+        fashion_mnist_files, "DEBIAN_FOLDER", Path("/usr/share/datasets/fashion-mnist")
+    )
+    monkeypatch.setattr(fashion_mnist_files, "find_folder", lambda root: None)
+    assert len(d2l.FashionMNIST(root=places / "root", train_size=2).train) == 2
+    folder = places / "root" / "FashionMNIST" / "raw"
+    assert {path.name for path in folder.iterdir()} == {f"{name}.gz" for name in CONTENT}
+    update = [] if lists_are_there else [("apt-get", "update"), ("apt-get", "download")]
+    assert commands == [("apt-get", "download"), *update, ("dpkg", "-x")]
+
+
+def test_what_apt_says_is_passed_on(places, monkeypatch):
+    failed = subprocess.CompletedProcess((), 100, stderr="E: Unable to locate package\n")
+    monkeypatch.setattr(fashion_mnist_files.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(fashion_mnist_files.subprocess, "run", lambda *_, **__: failed)
+    with pytest.raises(FileNotFoundError, match=f"{WAYS}Debian package.*Unable to locate package"):
+        d2l.FashionMNIST(root=places / "root")
+    assert [path for path in (places / "root").rglob("*") if path.is_file()] == []
+
+
 PREPARE = """
 import hashlib, sys, time, types
 from pathlib import Path
@@ -628,7 +704,7 @@ from d2l_utils import fashion_mnist_files as files
 
 source, root, me, other = map(Path, sys.argv[1:])
 content = {name: (source / name).read_bytes() for name in files.FILES}
-files.FILES = {name: hashlib.md5(content[name]).hexdigest() for name in content}
+files.FILES = {name: hashlib.sha256(content[name]).hexdigest() for name in content}
 files.DEBIAN_FOLDER, files._repository_data = root, lambda: root
 
 def download(root, download):
@@ -689,7 +765,7 @@ def test_the_command_names_a_damaged_file(places, capsys):
 
 def test_the_command_downloads(places, capsys, monkeypatch):
     assert command.main(["--root", str(places / "root")]) == 1
-    assert "The download failed" in capsys.readouterr().err
+    assert "The download by torchvision failed" in capsys.readouterr().err
     monkeypatch.setattr(datasets, "FashionMNIST", brings(CONTENT.get))
     assert command.main(["--root", str(places / "root")]) == 0
     folder = places / "root" / "FashionMNIST" / "raw"
