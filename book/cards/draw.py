@@ -73,7 +73,7 @@ def memory_and_speed(ax):
     rows = {}
     for name, net in NETWORKS.items():
         rows[name] = (sum(t.bytes for t in d2l.saved_tensors(net, (1, *SHAPE[1:]))), 0)
-    bars(ax, rows, 2**20, lambda mib: f"{mib:.0f} MiB")
+    bars(ax, rows, 1e6, lambda mb: f"{mb:.0f} MB")
     key(ax, kept_for_the_backward_pass=BLUE)
 
 
@@ -88,7 +88,7 @@ def flops(ax):
 
 
 def fully_connected_cost(ax):
-    heads = {"4096-4096": (4096, 4096), "256": (256,), "average": "gap"}
+    heads = {"4096, 4096": (4096, 4096), "average": "gap"}
     nets = {k: d2l.VGG(d2l.VGG_ARCHS["A"], head=head) for k, head in heads.items()}
     bars(ax, {k: cost(net, "params") for k, net in nets.items()}, 1e6, lambda m: f"{m:.1f} M")
     key(ax, convolutions=BLUE, head=ORANGE)
