@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from d2l_utils.cost import on_meta
+from d2l_utils.meta import on_meta
 
 __all__ = ["fc_as_conv", "global_average_pooling", "int8", "magnitude_pruning", "truncated_svd"]
 

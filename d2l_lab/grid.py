@@ -10,7 +10,7 @@ from msgspec import Meta, Struct, field
 from torch import nn
 
 from d2l_lab import compress
-from d2l_utils.cost import materialize
+from d2l_utils.meta import materialize
 from d2l_utils.models import VGG
 
 __all__ = ["Config", "Grid", "load_grid", "transformed"]

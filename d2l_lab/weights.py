@@ -16,8 +16,8 @@ import torch
 from d2l_lab.grid import load_grid
 from d2l_lab.records import note
 from d2l_lab.run import Run, default_folders
-from d2l_utils.cost import on_meta
 from d2l_utils.files import atomic_write
+from d2l_utils.meta import on_meta
 from d2l_utils.models import VGG
 
 __all__ = ["export", "load_card", "load_model"]

@@ -11,7 +11,7 @@ from importlib import metadata
 warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
 
 from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display  # noqa: E402
-from d2l_utils.cost import LayerCost, layer_costs, materialize, saved_tensors  # noqa: E402
+from d2l_utils.cost import LayerCost, layer_costs, saved_tensors  # noqa: E402
 from d2l_utils.data import DataModule, FashionMNIST  # noqa: E402
 from d2l_utils.device import (  # noqa: E402
     cpu,
@@ -23,6 +23,7 @@ from d2l_utils.device import (  # noqa: E402
     try_gpu,
 )
 from d2l_utils.hyperparameters import HyperParameters, add_to_class  # noqa: E402
+from d2l_utils.meta import materialize  # noqa: E402
 from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block  # noqa: E402
 from d2l_utils.module import Classifier, Module, init_cnn  # noqa: E402
 from d2l_utils.results import results, speed  # noqa: E402

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from d2l_utils.meta import materialize, on_meta, with_copy
+from d2l_utils.meta import with_copy
 from d2l_utils.work import Work, current_module, memory, tensors
 
-__all__ = ["LayerCost", "SavedTensor", "layer_costs", "materialize", "on_meta", "saved_tensors"]
+__all__ = ["LayerCost", "SavedTensor", "layer_costs", "saved_tensors"]
 
 
 @dataclass(frozen=True)
