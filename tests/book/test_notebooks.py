@@ -187,7 +187,7 @@ def folds_hidden_code_in_jupyterlab_too(nb):
     return [
         f"cell {cell.execution_count} lacks 'jupyter': {{'source_hidden': true}}, or its tag"
         for cell in code_cells(nb)
-        if ("hide-input" in cell.metadata.get("tags", []))
+        if bool({"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])))
         != cell.metadata.get("jupyter", {}).get("source_hidden", False)
     ]
 
@@ -322,6 +322,7 @@ def marked(**metadata):
         (is_plain_python, source("!ls", cell=1), "!ls"),
         (is_plain_python, source("get_ipython().run_cell('!ls')", cell=1), "get_ipython"),
         (folds_hidden_code_in_jupyterlab_too, marked(tags=["hide-input"]), "source_hidden"),
+        (folds_hidden_code_in_jupyterlab_too, marked(tags=["hide-cell"]), "source_hidden"),
         (folds_hidden_code_in_jupyterlab_too, marked(jupyter={"source_hidden": True}), "tag"),
         (shows_captions_outside_the_book_too, mystnb(figure={"caption": "Else."}), "captions"),
         (shows_captions_outside_the_book_too, lambda nb: nb.cells.pop(), "captions"),
