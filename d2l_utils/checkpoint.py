@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
+from d2l_utils.distributed import processes
 from d2l_utils.files import atomic_write
 
 __all__ = ["differences", "fingerprint", "flat", "read_saved", "resume", "save_checkpoint"]
@@ -23,7 +24,7 @@ def save_checkpoint(trainer) -> None:
     Raises:
         OSError: if the file cannot be written; an older one stays as it was.
     """
-    if trainer.checkpoint is None:
+    if trainer.checkpoint is None or processes()[0] > 0:
         return
     state = {name: getattr(trainer, name) for name in PROGRESS} | {
         "settings": trainer.settings,
@@ -115,7 +116,7 @@ def fingerprint(trainer) -> dict:
     """
     model, data, scheduler = trainer.model, trainer.data, trainer.scheduler
     groups = trainer.optim.state_dict()["param_groups"]
-    settings = {
+    settings: dict[str, object] = {
         "seed": trainer.seed,
         "precision": trainer.precision,
         "gradient_clip_val": trainer.gradient_clip_val,
@@ -123,7 +124,7 @@ def fingerprint(trainer) -> dict:
         "network": str(model),
         "model": getattr(model, "hparams", {}),
         "data": {"class": type(data).__name__, **getattr(data, "hparams", {})},
-        "optimiser": {"class": type(trainer.optim).__name__, **dict(enumerate(groups))},
+        "optimiser": {"class": type(trainer.optim).__name__, "groups": dict(enumerate(groups))},
         "scheduler": type(scheduler).__name__,
         "schedule": scheduler and scheduler.state_dict(),
         # A schedule is laid out for a number of epochs; plain SGD can go on for more.
@@ -139,7 +140,7 @@ def flat(settings: dict, prefix: str = "") -> dict:
     >>> flat({"model": {"lr": 0.1, "arch": (1, 2), "net": object()}})
     {'model.lr': 0.1, 'model.arch': [1, 2]}
     """
-    plain = {}
+    plain: dict[str, object] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
             plain |= flat(value, f"{prefix}{name}.")
@@ -169,9 +170,14 @@ def differences(was: dict, now: dict) -> str:
 
 def generators(trainer) -> dict[str, torch.Generator]:
     """Return the generators that a run draws from: weights, order, dropout, augmentation."""
-    sources = {"cpu": torch.default_generator, "data": getattr(trainer.data, "generator", None)}
-    if trainer.device.type == "cuda":
-        sources["cuda"] = torch.cuda.default_generators[trainer.device.index]
+    data, device = getattr(trainer, "data", None), trainer.device
+    sources = {"cpu": torch.default_generator, "data": getattr(data, "generator", None)}
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        several = getattr(module, "default_generators", None)  # Apple's GPU has one
+        sources[device.type] = (
+            several[device.index] if several else module._get_default_mps_generator()
+        )
     return {name: source for name, source in sources.items() if source is not None}
 
 
@@ -182,7 +188,7 @@ def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """
     kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
     return {
-        f"{path}:{place[0].key}{keystr(place[1:])}": leaf
+        f"{path}:{keystr(place[:1])[2:-2]}{keystr(place[1:])}": leaf
         for path, module in model.named_modules()
         for place, leaf in tree_flatten_with_path(vars(module))[0]
         if isinstance(leaf, torch.Tensor) and id(leaf) not in kept

@@ -1,14 +1,43 @@
 """What is looked at before and while a model trains, so that an error says what is at fault."""
 
-import copy
 import math
-import warnings
+import os
 from itertools import chain
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
 
-__all__ = ["check_losses", "check_parts", "check_weights", "optimiser_and_schedule"]
+from d2l_utils.device import PRECISIONS
+
+__all__ = [
+    "check_arguments",
+    "check_some",
+    "check_losses",
+    "check_parts",
+    "check_weights",
+]
+
+
+def check_arguments(trainer) -> None:
+    """Raise a ValueError that names an argument which would fail late or without a word."""
+    epochs, clip, file = trainer.max_epochs, trainer.gradient_clip_val, trainer.checkpoint
+    for name, allowed, good in (
+        ("max_epochs", "at least 1", epochs >= 1),
+        ("gradient_clip_val", "0 or more", clip >= 0),  # not so nan
+        (
+            "precision",
+            "float32, bfloat16 or auto",
+            trainer.precision in (None, "auto", *PRECISIONS),
+        ),
+        ("checkpoint", "a file", file is None or not os.path.isdir(file or ".")),
+    ):
+        if not good:
+            raise ValueError(f"{name} is {getattr(trainer, name)!r}; it must be {allowed}")
+
+
+def check_some(things, what: str) -> None:
+    """Raise a ValueError if there are none of these things, batches or images."""
+    if len(things) == 0:
+        raise ValueError(f"there is no {what}: train_dataloader() or val_dataloader() is at fault")
 
 
 def check_parts(model, data) -> None:
@@ -56,43 +85,3 @@ def _stop(trainer, what, step):
         advice = "the data are at fault: they hold nan or infinity"
     where = f"epoch {len(trainer.history) + 1}, step {step} of {trainer.num_train_batches}"
     raise FloatingPointError(f"{what} {where}; {advice}")
-
-
-def optimiser_and_schedule(trainer) -> tuple:
-    """Return the model's optimiser, its scheduler or None, and whether that steps per epoch.
-
-    `configure_optimizers` gives the optimiser alone; or with a scheduler, which steps after each
-    batch; or with a scheduler and "epoch" or "batch".
-
-    Raises:
-        ValueError: if that is not said, and the learning rate would fall to less than a thousandth
-            in the first of several epochs, as that of a schedule does that is meant for epochs.
-    """
-    configured = trainer.model.configure_optimizers()
-    if not isinstance(configured, tuple | list):
-        return configured, None, False
-    optim, scheduler, when = [*configured, None][:3]
-    if when is None and trainer.max_epochs > 1 and isinstance(scheduler, LRScheduler):
-        rates = _learning_rates(scheduler, trainer.num_train_batches)
-        if rates[-1] < max(rates) / 1000:
-            raise ValueError(
-                f"{type(scheduler).__name__} steps after each batch, and so takes the learning "
-                f"rate from {max(rates):.3g} to {rates[-1]:.3g} in the first epoch; let "
-                "configure_optimizers return 'epoch' or 'batch' as a third item, as it is meant"
-            )
-    return optim, scheduler, when == "epoch"
-
-
-def _learning_rates(scheduler, steps: int) -> list[float]:
-    """Return the learning rates of the next steps, and leave everything as it was."""
-    groups = scheduler.optimizer.param_groups
-    state, before = copy.deepcopy(scheduler.state_dict()), [dict(group) for group in groups]
-    rates = []
-    with warnings.catch_warnings(action="ignore"):  # that the optimiser takes no step meanwhile
-        for _ in range(steps):
-            rates.append(float(groups[0]["lr"]))
-            scheduler.step()
-    scheduler.load_state_dict(state)
-    for group, old in zip(groups, before, strict=True):
-        group.update(old)
-    return rates

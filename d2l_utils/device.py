@@ -6,6 +6,7 @@ import torch
 
 __all__ = [
     "PRECISIONS",
+    "actual_precision",
     "cpu",
     "fast_precision",
     "gpu",
@@ -30,10 +31,13 @@ def cpu() -> torch.device:
 def gpu(i: int = 0) -> torch.device:
     """Return the device of GPU number `i`, whether or not there is one.
 
-    >>> gpu(1)
-    device(type='cuda', index=1)
+    It is of the kind that `torch.accelerator` finds, such as CUDA, MPS or XPU; else of CUDA's.
+
+    >>> gpu(1).index
+    1
     """
-    return torch.device(f"cuda:{i}")
+    found = torch.accelerator.current_accelerator()
+    return torch.device("cuda" if found is None else found.type, i)
 
 
 def num_gpus() -> int:
@@ -42,7 +46,7 @@ def num_gpus() -> int:
     >>> num_gpus() >= 0
     True
     """
-    return torch.cuda.device_count()
+    return torch.accelerator.device_count()
 
 
 def try_gpu(i: int = 0) -> torch.device:
@@ -74,9 +78,20 @@ def fast_precision(device: torch.device) -> str:
     """
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere was the first
+    elif device.type != "cpu":
+        fast = False  # not tried
     else:
         fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bfloat16" if fast else "float32"
+
+
+def actual_precision(asked: str | None, device: torch.device) -> str:
+    """Return the precision that is asked for: "auto" is the device's fast one, None "float32".
+
+    >>> actual_precision(None, cpu())
+    'float32'
+    """
+    return fast_precision(device) if asked == "auto" else asked or "float32"
 
 
 def keep_memory() -> bool:

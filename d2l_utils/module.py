@@ -1,4 +1,4 @@
-"""The base classes of models: `Module` and `Classifier`."""
+"""The base classes of models, `Module` and `Classifier`, and how their weights start."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -46,10 +46,12 @@ def init_cnn(module: nn.Module) -> None:
     >>> bool(net[0].weight.abs().max() <= (6 / (3 + 2)) ** 0.5)
     True
     """
-    if type(module) in _XAVIER_LAZY and module.has_uninitialized_params():
-        module.__class__ = _XAVIER_LAZY[type(module)]
-    elif isinstance(module, nn.Linear | nn.Conv2d) and not nn.parameter.is_lazy(module.weight):
+    if not isinstance(module, nn.Linear | nn.Conv2d):
+        return
+    if not nn.parameter.is_lazy(module.weight):
         nn.init.xavier_uniform_(module.weight)
+    elif type(module) in _XAVIER_LAZY:
+        module.__class__ = _XAVIER_LAZY[type(module)]
 
 
 class Module(nn.Module, HyperParameters):
@@ -228,9 +230,6 @@ class Classifier(Module):
         """Print the output shape of each child of `self.net` for an input of shape `X_shape`.
 
         It runs on the model's device, in its precision, in evaluation mode and without gradients.
-
-        Raises:
-            ValueError: if images of this shape are too small for the network.
         """
         like = next(iter(self.parameters()), torch.empty(0))
         X = torch.randn(*X_shape, device=like.device, dtype=like.dtype)

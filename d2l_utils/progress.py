@@ -3,8 +3,9 @@
 import torch
 
 from d2l_utils.board import progress_options
+from d2l_utils.distributed import processes, total
 
-__all__ = ["Means", "draw", "progress_bar", "show"]
+__all__ = ["Means", "advance", "clear", "draw", "progress_bar", "say", "show"]
 
 
 class Means:
@@ -36,15 +37,17 @@ class Means:
             given = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"{value!r}"
             raise TypeError(f"{key} is {given}; it must be one number, such as a batch's mean")
         value = value.detach() if isinstance(value, torch.Tensor) else value
-        self._values.setdefault(key, []).append((value, self.samples or 1))
+        self._values.setdefault(key, []).append(
+            (value, 1 if self.samples is None else self.samples)
+        )
 
     def pop(self) -> dict[str, float]:
         """Return the means and forget the values."""
         values, self._values = self._values, {}
-        return {
-            key: sum(float(value) * n for value, n in pairs) / sum(n for _, n in pairs)
-            for key, pairs in values.items()
-        }
+        sums = [sum(float(value) * n for value, n in pairs) for pairs in values.values()]
+        samples = [sum(n for _, n in pairs) for pairs in values.values()]
+        sums, samples = total(sums), total(samples)
+        return {key: a / n for key, a, n in zip(values, sums, samples, strict=True)}
 
 
 def progress_bar(trainer):
@@ -57,16 +60,40 @@ def progress_bar(trainer):
         initial=trainer.epoch * trainer.num_train_batches,
         leave=False,
         unit="batch",
-        **progress_options(),
+        **(progress_options() if processes()[0] == 0 else {"disable": True}),
     )
 
 
-def draw(model, row: dict) -> None:
-    """Draw the validation's values of a row of the history, if the model has a board."""
-    if board := getattr(model, "board", None):
-        for key, value in row.items():
-            if key.startswith("val_"):
-                board.draw(row["epoch"], value, key)
+def clear(model, max_epochs: int) -> None:
+    """Make the model's board ready for a run, if it has one; several processes show one."""
+    if (board := getattr(model, "board", None)) is not None:
+        board.xlim = [0, max_epochs]
+        if processes()[0] > 0:
+            board.display = False
+        if hasattr(board, "clear"):
+            board.clear()
+
+
+def say(text: str) -> None:
+    """Print a line, once, however many processes there are."""
+    if processes()[0] == 0:
+        print(text)
+
+
+def advance(bar) -> None:
+    """Have the bar, if there is one, count a batch."""
+    if bar is not None:
+        bar.update()
+
+
+def draw(model, row: dict, bar=None) -> None:
+    """Show the validation's values of a row of the history on the model's board, and at the bar."""
+    values = {key: value for key, value in row.items() if key.startswith("val_")}
+    if bar is not None:
+        bar.set_postfix({key: f"{value:.4f}" for key, value in values.items()})
+    if (board := getattr(model, "board", None)) is not None:
+        for key, value in values.items():
+            board.draw(row["epoch"], value, key)
 
 
 def show(model) -> None:

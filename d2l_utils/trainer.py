@@ -3,15 +3,18 @@
 import os
 import time
 from functools import cached_property
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from d2l_utils.checkpoint import resume, save_checkpoint
-from d2l_utils.checks import check_losses, check_parts, check_weights, optimiser_and_schedule
-from d2l_utils.device import PRECISIONS, cpu, fast_precision, gpu, num_gpus
+from d2l_utils.checkpoint import generators, resume, save_checkpoint
+from d2l_utils.checks import check_arguments, check_losses, check_parts, check_some, check_weights
+from d2l_utils.device import PRECISIONS, actual_precision, cpu
+from d2l_utils.distributed import agree, own_gpus, share, training_step
 from d2l_utils.hyperparameters import HyperParameters
-from d2l_utils.progress import Means, draw, progress_bar, show
+from d2l_utils.progress import Means, advance, clear, draw, progress_bar, say, show
+from d2l_utils.schedule import optimiser_and_schedule
 
 __all__ = ["Trainer"]
 
@@ -25,10 +28,11 @@ class Trainer(HyperParameters):
     Args:
         max_epochs: epochs to train for.
         num_gpus: how many GPUs to take of those that are there; `gpus` says which. The first
-            trains; without one, the CPU does.
+            trains; without one, the CPU does. To train on several, start several processes:
+            `torchrun --nproc-per-node 2 train.py`. Each takes its share of every batch.
         gradient_clip_val: the norm that the gradient is clipped to; 0 clips nothing.
-        precision: "float32"; "bfloat16", which is autocast, with float32 weights and channels_last
-            images; or "auto", what the device is fast in.
+        precision: "float32"; "bfloat16" (autocast: weights stay float32; images channels_last);
+            or "auto", what the device is fast in.
         seed: seeds torch's global generator at the start of `fit`.
         checkpoint: a file, written after each epoch; if it is there already, `fit` resumes. On a
             CPU the weights come out as if it had never stopped, bit for bit. What must match to
@@ -39,9 +43,8 @@ class Trainer(HyperParameters):
         device: the `torch.device` that it trains on.
         precision: "float32" or "bfloat16".
         history: one dict per epoch: `epoch` (from 1), `train_loss`, `val_loss`, `val_acc`,
-            `seconds` (of training, evaluation left out), `images_per_second`. Losses and
-            accuracies are means weighted by samples; that of the training loss is taken while the
-            weights change.
+            `seconds` (of training alone), `images_per_second`. Losses and accuracies are means
+            weighted by samples; that of the training loss is taken while the weights change.
         first_losses: the training losses of the first ten steps, the fingerprint of a run.
         resumed_epochs: how many epochs of the history came from the checkpoint.
         interrupted: whether `fit` was stopped by the keyboard. What was trained is kept.
@@ -57,7 +60,7 @@ class Trainer(HyperParameters):
     num_gpus, gradient_clip_val, precision, seed, checkpoint = 0, 0, "float32", None, None
     epoch = train_batch_idx = val_batch_idx = resumed_epochs = 0
     interrupted = _steps_per_epoch = False
-    model = scheduler = _bar = None
+    model = scheduler = _bar = cast(Any, None)
 
     def __init__(
         self,
@@ -70,22 +73,15 @@ class Trainer(HyperParameters):
         checkpoint: str | os.PathLike | None = None,
     ):
         self.save_hyperparameters()
-        for name, allowed, good in (
-            ("max_epochs", "at least 1", max_epochs >= 1),
-            ("gradient_clip_val", "0 or more", gradient_clip_val >= 0),
-            ("precision", "float32, bfloat16 or auto", precision in (None, "auto", *PRECISIONS)),
-            ("checkpoint", "a file", checkpoint is None or not os.path.isdir(checkpoint or ".")),
-        ):
-            if not good:
-                raise ValueError(f"{name} is {self.hparams[name]!r}; it must be {allowed}")
-        self._choose_precision()
+        check_arguments(self)
+        self.precision = actual_precision(self.precision, self.device)
         self.history: list[dict] = []
         self.first_losses: list[float] = []
 
     @cached_property
     def gpus(self) -> list[torch.device]:
         """The GPUs taken, of those that are there."""
-        return [gpu(i) for i in range(min(self.num_gpus, num_gpus()))]
+        return own_gpus(self.num_gpus)
 
     @cached_property
     def _means(self) -> Means:
@@ -96,17 +92,14 @@ class Trainer(HyperParameters):
         """The first of the GPUs, or the CPU."""
         return self.gpus[0] if self.gpus else cpu()
 
-    # --- the whole run -----------------------------------------------------------------------
-
     def fit(self, model: nn.Module, data) -> None:
         """Train `model` on `data` for `max_epochs` epochs, or on from the checkpoint.
 
         Raises:
             FloatingPointError: if a loss is not finite; it names epoch, step and what is at fault.
-            ValueError: if a batch is empty, or there is none; if the checkpoint is damaged, of
-                other settings or of more epochs; if a schedule is over within the first epoch.
-            TypeError: if model or data are no such, or the model has a state that a checkpoint
-                would lose, or a loss is not one number.
+            ValueError: if a batch is empty; if the checkpoint is damaged, of other settings or of
+                more epochs; if a schedule is over within the first epoch.
+            TypeError: if model or data are none, or have a state that a checkpoint would lose.
             OSError: if the checkpoint cannot be read or written.
         """
         self.start(model, data)
@@ -122,7 +115,7 @@ class Trainer(HyperParameters):
         except KeyboardInterrupt:
             self.interrupted = True
             epoch = min(self.epoch + 1, self.max_epochs)
-            print(f"Stopped in epoch {epoch}; the model keeps what it has learned.")
+            say(f"Stopped in epoch {epoch}; the model keeps what it has learned.")
         finally:
             model.eval()
             data.device, self._bar = cpu(), None  # where the next model is
@@ -134,7 +127,7 @@ class Trainer(HyperParameters):
         self.prepare_data(data)
         self.prepare_model(model)
         self.val_batch_idx = 0
-        self._means.pop()
+        self._means = Means()
         self._validate()
         data.device = cpu()
         return self._means.pop()
@@ -146,12 +139,9 @@ class Trainer(HyperParameters):
             torch.manual_seed(self.seed)
         self.data = data
         self.prepare_data(data)
-        if self.num_train_batches == 0:
-            raise ValueError("there is no batch to train on; the data needs at least one image")
+        check_some(self.train_dataloader, "batch to train on")
         self.prepare_model(model)
-        if (board := getattr(model, "board", None)) is not None:
-            board.xlim = [0, self.max_epochs]
-            getattr(board, "clear", lambda: None)()
+        clear(model, self.max_epochs)
         self.optim, self.scheduler, self._steps_per_epoch = optimiser_and_schedule(self)
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         self.history, self.first_losses, self.interrupted = [], [], False
@@ -170,9 +160,9 @@ class Trainer(HyperParameters):
         self.num_train_batches = len(self.train_dataloader)
         self.num_val_batches = 0 if self.val_dataloader is None else len(self.val_dataloader)
 
-    def prepare_model(self, model: nn.Module) -> None:
+    def prepare_model(self, model) -> None:
         """Move the model to the device and give its lazy layers their weights."""
-        self._choose_precision()
+        self.precision = actual_precision(self.precision, self.device)
         model.trainer = self
         self.model = model.to(self.device)
         if any(nn.parameter.is_lazy(p) for p in model.parameters()):
@@ -191,20 +181,18 @@ class Trainer(HyperParameters):
             batch = [a.contiguous(memory_format=layout) if a.dim() == 4 else a for a in batch]
         return batch
 
-    # --- one epoch, one step -----------------------------------------------------------------
-
     def fit_epoch(self) -> None:
         """Train on each batch once, validate, and add a row to the history."""
         if self.train_batch_idx == 0:  # a run begins, whoever wrote its `fit`
             self.history, self.first_losses = [], []
-        self._means.pop()
+        agree(generators(self).values())
+        self._means = Means()
         self.model.train()
         start, images, losses = time.perf_counter(), 0, []
         for batch in self.train_dataloader:
             losses.append(self.step(batch))
             images += len(batch[-1])
-            if self._bar is not None:
-                self._bar.update()
+            advance(self._bar)
         check_losses(self, losses, first_step=1)  # waits for a GPU, so the clock is right
         seconds = time.perf_counter() - start
         if self._steps_per_epoch:
@@ -216,19 +204,17 @@ class Trainer(HyperParameters):
         row = {"epoch": len(self.history) + 1} | self._means.pop()
         check_weights(self, row)
         self.history.append(row | {"seconds": seconds, "images_per_second": images / seconds})
-        draw(self.model, row)
-        if self._bar is not None:
-            self._bar.set_postfix({k: f"{v:.4f}" for k, v in row.items() if k.startswith("val_")})
+        draw(self.model, row, self._bar)
 
     def step(self, batch) -> torch.Tensor:
         """Train on one batch and return its loss, still on the device."""
-        batch = self._take(batch)
+        batch, part = self._take(batch)
         with self._autocast():
-            loss = self.model.training_step(batch)
-        self._means.add("train_loss", loss)
+            loss, value = training_step(self, batch, part)
+        self._means.add("train_loss", value)
         # A GPU would have to wait here, so it is asked at the first step, then once per epoch.
         if self.device.type == "cpu" or self.train_batch_idx == 0:
-            check_losses(self, [loss.detach()], self.train_batch_idx % self.num_train_batches + 1)
+            check_losses(self, [value.detach()], self.train_batch_idx % self.num_train_batches + 1)
         self.optim.zero_grad()
         loss.backward()
         if self.gradient_clip_val > 0:
@@ -239,18 +225,14 @@ class Trainer(HyperParameters):
             self.scheduler.step()
         self.train_batch_idx += 1
         self._means.samples = None
-        return loss.detach()
+        return value.detach()
 
     def clip_gradients(self, grad_clip_val: float, model: nn.Module) -> None:
         """Scale the gradient down to norm `grad_clip_val` where it is longer."""
         nn.utils.clip_grad_norm_(model.parameters(), grad_clip_val)
 
     def report(self, key: str, value, train: bool) -> bool:
-        """Take a value of the current batch into the epoch's mean; `Module.plot` calls this.
-
-        Returns:
-            Whether the trainer draws the curve itself, one point per epoch.
-        """
+        """Take a value of the batch at hand from `Module.plot`; return whether it is drawn here."""
         own_loop = self._means.samples is None  # of the reader's
         if own_loop or not (train and key == "loss"):  # which training_step returns
             self._means.add(f"{'train' if train else 'val'}_{key}", value)
@@ -260,21 +242,17 @@ class Trainer(HyperParameters):
     def _validate(self):
         self.model.eval()
         for batch in self.val_dataloader or ():
-            batch = self._take(batch)
+            batch, _ = self._take(batch)
             with self._autocast():
                 self.model.validation_step(batch)
             self.val_batch_idx += 1
         self._means.samples = None
 
     def _take(self, batch):
-        self._means.samples = len(batch[-1])
-        if self._means.samples == 0:
-            raise ValueError("the data gave an empty batch; each needs at least one image")
-        return self.prepare_batch(batch)
-
-    def _choose_precision(self):
-        if self.precision in (None, "auto"):
-            self.precision = fast_precision(self.device) if self.precision else "float32"
+        check_some(batch[-1], "image in a batch")
+        samples, (batch, part) = len(batch[-1]), share(batch)
+        self._means.samples = round(samples * part)
+        return self.prepare_batch(batch), part
 
     def _autocast(self):
         enabled = self.precision != "float32"

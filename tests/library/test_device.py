@@ -4,6 +4,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -36,6 +37,16 @@ def test_with_two_gpus_both_are_found(gpus):
     assert d2l.try_gpu(1) == d2l.gpu(1)
     assert d2l.try_gpu(2) == d2l.cpu()
     assert d2l.try_all_gpus() == [d2l.gpu(0), d2l.gpu(1)]
+
+
+@pytest.mark.parametrize("kind", ["xpu", "mps"])
+def test_other_accelerators_are_found(monkeypatch, kind):
+    module = types.SimpleNamespace(device_count=lambda: 1)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device(kind))
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    assert d2l.try_gpu() == torch.device(kind, 0)
+    assert d2l.Trainer(1, num_gpus=1, precision="auto").device == torch.device(kind, 0)
+    assert d2l.fast_precision(d2l.gpu()) == "float32"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,15 @@ def test_only_the_constructors_arguments_are_saved():
     assert not hasattr(inner, "z") and not hasattr(inner, "math")
 
 
+def test_a_board_of_the_readers_may_save_its_arguments():
+    class Board(d2l.ProgressBoard):
+        def __init__(self, xlabel=None, every=3):
+            super().__init__(xlabel)
+            self.save_hyperparameters()
+
+    assert Board("x").hparams == {"xlabel": "x", "every": 3}
+
+
 def test_a_subclass_saves_its_own_arguments():
     model = Net(lr=0.5)
     assert model.hparams == {"lr": 0.5}

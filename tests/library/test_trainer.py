@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
-from small import Line, Net, Random, Scratch, TenClasses, equal, stop_at, weights
+from small import Line, Net, Random, Scratch, TenClasses, comparable, equal, stop_at, weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import d2l_utils as d2l
 from d2l_utils import checks, fashion_mnist_files
@@ -274,17 +276,45 @@ def test_without_a_gpu_it_says_that_it_trains_on_the_cpu(monkeypatch, capsys, nu
     assert output.err.rsplit("\r", 2)[-2].strip() == output.err.rsplit("\r", 1)[-1] == ""
 
 
+class NoFloat64(TorchDispatchMode):
+    """Stands in for a device like Apple's GPUs, which refuse numbers in double precision."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, out)):
+            dtype = leaf.dtype if isinstance(leaf, torch.Tensor) else leaf
+            if isinstance(dtype, torch.dtype) and dtype == torch.float64:
+                raise TypeError(f"{operation}: this device has no float64")
+        return out
+
+
+def test_a_device_without_float64_trains_to_the_same(tmp_path):
+    def run(name):
+        model = Net(schedule=True)
+        trainer = d2l.Trainer(2, gradient_clip_val=1, seed=0, checkpoint=tmp_path / name)
+        trainer.fit(model, Random(seed=0))
+        return weights(model), comparable(trainer.history)
+
+    with NoFloat64():
+        with pytest.raises(TypeError, match="no float64"):
+            torch.ones(1).double()
+        without = run("without.pt")
+    (theirs, history), (ours, our_history) = without, run("with.pt")
+    assert equal(theirs, ours) and history == our_history
+
+
 def test_with_a_gpu_it_takes_one(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     trainer = d2l.Trainer(1, num_gpus=1, precision="bfloat16")
     assert (trainer.device, trainer.gpus) == (d2l.gpu(0), [d2l.gpu(0)])
     assert d2l.Trainer(1, num_gpus=0).device == d2l.cpu()
+    assert d2l.Trainer(1, num_gpus=3).gpus == [d2l.gpu(0), d2l.gpu(1)]
 
 
 @pytest.mark.parametrize("fast", PRECISIONS)
 @pytest.mark.parametrize("asked", [None, "auto", *PRECISIONS])
 def test_precision_is_float32_unless_asked(monkeypatch, asked, fast):
-    monkeypatch.setattr("d2l_utils.trainer.fast_precision", lambda device: fast)
+    monkeypatch.setattr("d2l_utils.device.fast_precision", lambda device: fast)
     trainer = d2l.Trainer(1, precision=asked)
     assert trainer.precision == {None: "float32", "auto": fast}.get(asked, asked)
     assert d2l.Trainer(1).precision == "float32"
@@ -744,7 +774,7 @@ def test_an_empty_batch(train):
     batches = list(data.get_dataloader(train))
     loader = [*batches, [a[:0] for a in batches[0]]]
     setattr(data, "train_dataloader" if train else "val_dataloader", lambda: loader)
-    with pytest.raises(ValueError, match="empty batch"):
+    with pytest.raises(ValueError, match="no image in a batch"):
         d2l.Trainer(1).fit(Net(), data)
 
 
