@@ -308,9 +308,9 @@ def near(claim, value, step):
     """Says whether the claim, in this step's unit, rounds the value or bounds it closely."""
     said = claim.value * step / claim.step
     if ABOVE.search(claim.before):
-        return said < value <= 1.2 * said
+        return said <= value <= 1.2 * said
     if BELOW.search(claim.before):
-        return 0.8 * said <= value < said
+        return 0.8 * said <= value <= said
     if ABOUT.search(claim.before):
         if claim.step == 1:  # about 4,500: as many digits as stand there
             zeros = len(claim.text) - len(claim.text.rstrip("0"))
