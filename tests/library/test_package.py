@@ -10,6 +10,7 @@ import pkgutil
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import matplotlib
@@ -310,3 +311,58 @@ def test_there_are_no_weights_or_records_too_many(installed):
     files = {p for p in installed.rglob("*") if p.is_file() and p.suffix != ".pyc"}
     assert {p.suffix for p in files if "recorded" in p.parts} == {".json", ".safetensors"}
     assert sum(p.stat().st_size for p in files) < 5e6
+
+
+# --- the files around it ----------------------------------------------------------------------
+
+SCHEMAS = {
+    ".github/workflows/tests.yml": "github-workflows",
+    ".github/workflows/pages.yml": "github-workflows",
+    ".github/workflows/links.yml": "github-workflows",
+    ".github/dependabot.yml": "dependabot",
+    ".github/ISSUE_TEMPLATE/mistake.yml": "github-issue-forms",
+    ".github/ISSUE_TEMPLATE/code.yml": "github-issue-forms",
+    ".github/ISSUE_TEMPLATE/config.yml": "github-issue-config",
+    "CITATION.cff": "citation-file-format",
+}
+
+
+def misformed(path, schema):
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+    checked = subprocess.run([*command, str(path)], capture_output=True, text=True, timeout=60)
+    return "" if checked.returncode == 0 else checked.stdout + checked.stderr
+
+
+@pytest.mark.parametrize("path", SCHEMAS)
+def test_files_that_others_read_are_well_formed(path):
+    assert misformed(REPOSITORY / path, SCHEMAS[path]) == ""
+
+
+def test_a_misspelt_key_of_a_workflow_is_noticed(tmp_path):
+    text = (REPOSITORY / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    (tmp_path / "tests.yml").write_text(text.replace("runs-on:", "run-on:"), encoding="utf-8")
+    assert "runs-on" in misformed(tmp_path / "tests.yml", "github-workflows")
+
+
+def test_each_such_file_is_checked():
+    there = {p.relative_to(REPOSITORY).as_posix() for p in REPOSITORY.glob(".github/**/*.yml")}
+    assert there <= set(SCHEMAS)
+
+
+def test_windows_and_macos_run_the_commands_of_the_readme():
+    """Where they name no notebook; there the workflow runs two of them."""
+    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    lines = readme.split("### Windows and macOS")[1].split("```")[1].splitlines()
+    workflow = (REPOSITORY / ".github/workflows/tests.yml").read_text(encoding="utf-8")
+    for line in lines:
+        command = line.split("#")[0].strip()
+        if command.startswith(("pip", "python -m d2l", "jupyter-book", "pytest")):
+            assert f"- run: {command}" in workflow
+
+
+def test_the_version_is_one():
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    settings = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
+    version = settings["project"]["version"]
+    assert f"\nversion: {version}\n" in citation
+    assert f"\n## {version}, " in (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
