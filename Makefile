@@ -46,6 +46,7 @@ mutants: data  ## plant wrong numbers in the pages and see whether the checks no
 lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy d2l_utils
 
 # .jupyter has it show Markdown rendered. LAB takes further options, such as LAB=--no-browser.
 lab: data  ## open the notebooks in JupyterLab

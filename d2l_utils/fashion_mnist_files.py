@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import zlib
 from pathlib import Path
 
 import torch
@@ -110,12 +111,12 @@ def read_file(folder: Path, name: str) -> bytes:
         ValueError: if it is not whole, or not the official one.
         PermissionError: if it cannot be read.
     """
-    path = _path(folder, name)
+    path: Path = _path(folder, name)  # type: ignore[assignment]
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except PermissionError as error:
         raise PermissionError(f"no permission to read {path}") from error
-    except (EOFError, OSError, gzip.zlib.error) as error:
+    except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}); {_MEND}") from error
     if hashlib.sha256(content).hexdigest() != FILES[name]:
         raise ValueError(
@@ -146,7 +147,7 @@ def bring(root=None) -> Path:
                 for name in FILES:
                     read_file(source, name)
                 for name in FILES:
-                    path = _path(source, name)
+                    path: Path = _path(source, name)  # type: ignore[assignment]
                     os.replace(path, target / path.name)
             return target
         except (ImportError, OSError, RuntimeError, ValueError) as error:
