@@ -219,17 +219,14 @@ def test_no_module_imports_upwards(name):
     assert ours(code) <= set(ORDER[: ORDER.index(name)])
 
 
-# Pages that still train or compress with the laboratory; a page that no longer does leaves the set.
-NOT_YET = {"fully_connected_cost", "low_resolution", "memory_and_speed", "reproducing"}
+EXERCISES = [p for p in sorted(REPOSITORY.glob("book/*.ipynb")) if p.stem != "reproducing"]
 
 
-@pytest.mark.parametrize("page", sorted(REPOSITORY.glob("book/*.ipynb")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("page", EXERCISES, ids=lambda page: page.stem)
 def test_exercises_import_the_library_alone(page):
     cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
     code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    lines = [line for line in code.splitlines() if not line.startswith(("%", "!"))]
-    if page.stem not in NOT_YET:
-        assert ours("\n".join(lines)) <= {"d2l_utils"}
+    assert [name for name in ours(code) if name.startswith("d2l_lab")] == []
 
 
 # --- examples and docstrings ------------------------------------------------------------------
