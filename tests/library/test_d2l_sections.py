@@ -11,6 +11,7 @@ import pytest
 import torch
 import torchvision
 from matplotlib import pyplot as plt
+from sections import SECTIONS
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision import transforms
@@ -27,7 +28,8 @@ read_files = functools.cache(fashion_mnist_files.load)
 def as_in_a_notebook_of_its_own(monkeypatch):
     """Undoes what a section adds to classes, and reads the data set once for all."""
     classes = (d2l.HyperParameters, d2l.Module, d2l.Classifier, d2l.DataModule, d2l.FashionMNIST)
-    before = {cls: dict(vars(cls)) for cls in (*classes, d2l.Trainer, d2l.ProgressBoard)}
+    classes += (d2l.Trainer, d2l.ProgressBoard, d2l.SyntheticRegressionData)
+    before = {cls: dict(vars(cls)) for cls in classes}
     monkeypatch.setattr(data_module, "load", read_files)
     matplotlib.use("Agg")
     torch.manual_seed(0)
@@ -522,6 +524,14 @@ def test_vgg_of_the_package(size):
     X, y = next(iter(data.val_dataloader()))
     with torch.no_grad():
         assert model(X).shape == (16, 10)
+
+
+# --- the other sections -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", SECTIONS)
+def test_section(number):
+    SECTIONS[number](d2l)
 
 
 # --- that the tests above leave no trace ------------------------------------------------------
