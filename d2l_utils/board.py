@@ -40,7 +40,7 @@ def show_images(imgs, num_rows: int, num_cols: int, titles=None, scale: float = 
             Matplotlib's `imshow` takes. Those that find no place in the grid are not shown.
         num_rows: rows of the grid.
         num_cols: columns of the grid.
-        titles: one title an image.
+        titles: one title per image.
         scale: width and height of one image, in inches.
 
     >>> [ax.get_title() for ax in show_images(torch.rand(9, 4, 4), 1, 2, titles=["a", "b"])]

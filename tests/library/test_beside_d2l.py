@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("d2l")
     # Its pins are of 2022; it runs with today's packages. SciPy is what it alone imports.
-    packages = ["d2l==1.0.3", "scipy", "requests", "urllib3", "idna", "certifi"]
+    packages = ["d2l==1.0.3", "scipy==1.17.1", "requests", "urllib3", "idna", "certifi"]
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", folder / "site"]
     subprocess.run([*pip, *packages, "charset-normalizer"], check=True)
     raw = folder / "data" / "FashionMNIST" / "raw"
