@@ -1,6 +1,7 @@
 """An optimiser and its schedule, which steps per batch or per epoch."""
 
 import copy
+import math
 import warnings
 
 from torch.optim.lr_scheduler import LRScheduler
@@ -16,19 +17,22 @@ def optimiser_and_schedule(trainer) -> tuple:
 
     Raises:
         ValueError: if that is not said, and the learning rate would fall to less than a thousandth
-            in the first of several epochs, as that of a schedule does that is meant for epochs.
+            in the first half of the steps, as that of a schedule does that is meant for epochs.
     """
     configured = trainer.model.configure_optimizers()
     if not isinstance(configured, tuple | list):
         return configured, None, False
     optim, scheduler, when = [*configured, None][:3]
-    if when is None and trainer.max_epochs > 1 and isinstance(scheduler, LRScheduler):
-        rates = _learning_rates(scheduler, trainer.num_train_batches)
-        if rates[-1] < max(rates) / 1000:
+    if when is None and isinstance(scheduler, LRScheduler):
+        half = math.ceil(trainer.max_epochs * trainer.num_train_batches / 2)
+        rates = _learning_rates(scheduler, min(half, 10_000))
+        highest = max(rates)
+        lowest = min(rates[rates.index(highest) :])  # after it: a warm-up may start low
+        if lowest < highest / 1000:
             raise ValueError(
                 f"{type(scheduler).__name__} steps after each batch, and so takes the learning "
-                f"rate from {max(rates):.3g} to {rates[-1]:.3g} in the first epoch; let "
-                "configure_optimizers return 'epoch' or 'batch' as a third item, as it is meant"
+                f"rate from {highest:.3g} to {lowest:.3g} in half of the steps; "
+                "let configure_optimizers return 'epoch' or 'batch' as a third item, as it is meant"
             )
     return optim, scheduler, when == "epoch"
 

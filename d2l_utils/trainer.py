@@ -98,7 +98,7 @@ class Trainer(HyperParameters):
         Raises:
             FloatingPointError: if a loss is not finite; it names epoch, step and what is at fault.
             ValueError: if a batch is empty; if the checkpoint is damaged, of other settings or of
-                more epochs; if a schedule is over within the first epoch.
+                more epochs; if a schedule seems to be meant for epochs.
             TypeError: if model or data are none, or have a state that a checkpoint would lose.
             OSError: if the checkpoint cannot be read or written.
         """
