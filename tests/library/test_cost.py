@@ -62,7 +62,7 @@ def networks(draw):
     return model.train(draw(st.booleans())), input_shape
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None, derandomize=True)
 @given(networks())
 def test_counts_are_those_of_torch(case):
     model, input_shape = case
@@ -506,10 +506,13 @@ def test_saved_tensors_tell_the_layer_that_keeps_them():
 
 
 def test_saved_tensors_of_functional_operations_are_their_modules():
-    rows = d2l.saved_tensors(
-        nn.Sequential(nn.Flatten(), Net(lambda _, X: X.exp().cos())), (1, 2, 2)
-    )
-    assert [(row.name, row.kind, row.bytes) for row in rows] == []
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), Net(lambda _, X: X.exp().sin()))
+    rows = d2l.saved_tensors(net, (1, 2, 2))
+    # The image, for the weight's gradient; the exponential, which is its own derivative.
+    assert [(row.name, row.kind, row.bytes) for row in rows] == [
+        ("0", "Conv2d", 16),
+        ("1", "Net", 16),
+    ]
 
 
 def test_frozen_layers_keep_no_input():
