@@ -27,7 +27,7 @@ from d2l_lab.grid import Config, Grid, transformed
 from d2l_lab.machine import hardware, versions
 from d2l_lab.recipe import RecipeVGG
 from d2l_lab.records import locked, note, write_json
-from d2l_utils.checkpoint import read_saved
+from d2l_utils.checkpoint import differences, flat, read_saved
 from d2l_utils.cost import layer_costs
 from d2l_utils.data import FashionMNIST
 from d2l_utils.device import fast_precision, try_gpu
@@ -224,7 +224,8 @@ class Run:
             raise ValueError(f"{self.record} cannot be read: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.record} is damaged; delete it to train again") from error
-        if other := _differences(was, self.config):
+        was, now = (flat(msgspec.to_builtins(config)) for config in (was, self.config))
+        if other := differences(was, now):
             message = f"{self.record} was made with other settings: {other}"
             raise ValueError(f"{message}; delete it to train again")
         return record
@@ -287,12 +288,6 @@ def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> l
     trainer = Trainer(max(run.config.epochs, 1), num_gpus, precision=precision, seed=run.seed)
     trainer.start(model, data)
     return [float(trainer.step(batch)) for batch in islice(trainer.train_dataloader, steps)]
-
-
-def _differences(was: Config, now: Config) -> str:
-    """Return how settings differ, "" if they do not."""
-    pairs = {key: (getattr(was, key), getattr(now, key)) for key in Config.__struct_fields__}
-    return ", ".join(f"{key} {a}, now {b}" for key, (a, b) in pairs.items() if a != b)
 
 
 def default_folders(grid_file: Path) -> tuple[Path, Path]:
