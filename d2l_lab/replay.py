@@ -5,6 +5,7 @@ in which nothing has grown yet, are held tightly, and the rest by what rounding 
 All is a share of the range that the ten recorded losses span.
 """
 
+from functools import cache
 from pathlib import Path
 
 from d2l_lab.grid import load_grid
@@ -15,10 +16,13 @@ from d2l_utils.device import cpu, fast_precision, try_gpu
 __all__ = ["deviation", "limits", "replayed", "run_of", "why_not"]
 
 
+_grid = cache(load_grid)
+
+
 def run_of(record: dict, experiments: Path) -> Run:
     """Return the run that a record of the grids in this folder is of."""
     path = experiments / f"{record['experiment']}.toml"
-    return Run(load_grid(path), record["variant"], record["seed"], *default_folders(path))
+    return Run(_grid(path), record["variant"], record["seed"], *default_folders(path))
 
 
 def why_not(record: dict, run: Run) -> str | None:
