@@ -105,7 +105,6 @@ def with_copy(
     Raises:
         ValueError: if the network does not take this input, or takes several.
     """
-    shape = _batch_shape(input_shape)
     parameters = inspect.signature(net.forward).parameters
     needed = [
         p.name for p in parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
@@ -114,6 +113,7 @@ def with_copy(
         raise ValueError(
             f"the network takes several inputs, {', '.join(needed)}; it must take one to be counted"
         )
+    shape = _batch_shape(input_shape)
     try:
         return count(on_meta(net), torch.empty(shape, device="meta"))
     except ValueError:

@@ -537,9 +537,10 @@ def test_shapes_that_are_none(count, shape):
 
 
 @pytest.mark.parametrize("count", COUNTERS)
-def test_networks_of_several_inputs(count):
+@pytest.mark.parametrize("shape", [(1, 8, 8), ((1, 8, 8), (1, 8, 8))])
+def test_networks_of_several_inputs(count, shape):
     with pytest.raises(ValueError, match="several inputs, input1, input2"):
-        count(nn.Bilinear(8, 8, 1), (1, 8, 8))
+        count(nn.Bilinear(8, 8, 1), shape)
 
 
 @pytest.mark.parametrize("count", COUNTERS)
