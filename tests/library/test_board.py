@@ -14,6 +14,7 @@ from matplotlib import pyplot as plt
 from nbclient import NotebookClient
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat.v4 import new_code_cell, new_notebook
+from small import Line, Random
 
 import d2l_utils as d2l
 
@@ -153,6 +154,15 @@ def test_a_figure_that_is_saved_has_all_points(capfd, tmp_path):
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[x, x] for x in range(30)]
     assert figure.axes[0].get_title() == "of the reader"
     assert capfd.readouterr() == ("", "")
+
+
+def test_training_leaves_its_curves_for_a_script(tmp_path):
+    model, trainer = Line(), d2l.Trainer(max_epochs=2)
+    trainer.fit(model, Random())
+    curves = {line.get_label(): line.get_ydata()[-1] for line in plt.gca().lines}
+    assert curves["val_loss"] == model.board.data["val_loss"][-1].y
+    assert curves["val_loss"] == trainer.history[-1]["val_loss"]
+    assert set(curves) == {"train_loss", "val_loss", "val_acc"} and plt.get_fignums() == [1]
 
 
 def test_show_draws_what_there_is_so_that_a_reader_can_go_on_from_there(tmp_path):
