@@ -51,7 +51,7 @@ def test_a_lost_workers_run_is_gone_on_with_by_another(write, tmp_path):
         os.kill(worker, signal.SIGKILL)
         out, err = process.communicate(timeout=300)
     assert process.returncode == 0, (out, err)
-    lines = out.splitlines()
+    lines = [line for line in out.splitlines() if "(raylet)" not in line]  # that one was lost
     assert lines[0].startswith("0 done, ") and lines[-2:] == [
         "3 done, 0 running, 0 waiting",
         "3 of 3 runs are recorded",
