@@ -48,7 +48,9 @@ SOURCE = "https://example.org/run"
 
 
 @pytest.fixture(autouse=True)
-def one_cited_number(monkeypatch):
+def one_cited_number(request, monkeypatch):
+    if "path" in request.fixturenames or request.function is test_each_cited_number_says_what_it_is:
+        return  # the book itself is held to what it really cites
     number = next(claims.numbers("0.8958"))
     monkeypatch.setattr(claims, "cited", lambda: ((number, SOURCE),))
 
