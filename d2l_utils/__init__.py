@@ -7,27 +7,19 @@ import importlib
 import warnings
 from importlib import metadata
 
+from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display
+from d2l_utils.cost import LayerCost, layer_costs, saved_tensors
+from d2l_utils.data import DataModule, FashionMNIST
+from d2l_utils.device import cpu, fast_precision, gpu, keep_memory, num_gpus, try_all_gpus, try_gpu
+from d2l_utils.hyperparameters import HyperParameters, add_to_class
+from d2l_utils.meta import materialize
+from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block
+from d2l_utils.module import Classifier, Module, init_cnn
+from d2l_utils.results import results, speed
+from d2l_utils.trainer import Trainer
+
 # Lazy layers are what the book teaches; older torch warns at each one that they may yet change.
 warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
-
-from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display  # noqa: E402
-from d2l_utils.cost import LayerCost, layer_costs, saved_tensors  # noqa: E402
-from d2l_utils.data import DataModule, FashionMNIST  # noqa: E402
-from d2l_utils.device import (  # noqa: E402
-    cpu,
-    fast_precision,
-    gpu,
-    keep_memory,
-    num_gpus,
-    try_all_gpus,
-    try_gpu,
-)
-from d2l_utils.hyperparameters import HyperParameters, add_to_class  # noqa: E402
-from d2l_utils.meta import materialize  # noqa: E402
-from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block  # noqa: E402
-from d2l_utils.module import Classifier, Module, init_cnn  # noqa: E402
-from d2l_utils.results import results, speed  # noqa: E402
-from d2l_utils.trainer import Trainer  # noqa: E402
 
 try:
     __version__ = metadata.version("d2l_utils")

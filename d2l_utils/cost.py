@@ -42,12 +42,7 @@ class LayerCost:
 class SavedTensor:
     """A tensor that autograd keeps for the backward pass.
 
-    Attributes:
-        name: the layer that keeps it (if several do, the first).
-        kind: the layer's class, such as "ReLU".
-        shape: its shape.
-        dtype: its element type.
-        bytes: its size in memory.
+    `name` is that of the first layer that keeps it, `kind` the layer's class, such as "ReLU".
     """
 
     name: str
@@ -64,8 +59,7 @@ def layer_costs(net: nn.Module, input_shape: Sequence[int]) -> list[LayerCost]:
     layers share count for the first of them. Convolutions and matrix products outside of `Conv2d`
     and `Linear`, such as attention or `F.linear` with another layer's weight, have rows under the
     name of the module whose `forward` calls them. Layers that only scale, normalise or look up
-    have none. All work is torch's own count, by `torch.utils.flop_counter`; for `Conv2d` and
-    `Linear` it must equal the formula.
+    have none. Work is counted by `torch.utils.flop_counter`.
 
     Args:
         net: the network; its `forward` takes one input. One that looks at numbers, as in
@@ -95,12 +89,9 @@ def saved_tensors(
     weights are left out, since they are there anyway. The input is in, if a layer keeps it.
 
     Args:
-        net: the network, counted in training mode.
-        input_shape: `(n, channels, h, w)`, or `(channels, h, w)` for one image.
+        net: as for `layer_costs`, but counted in training mode.
+        input_shape: as for `layer_costs`, which raises the same errors.
         dtype: element type of weights and activations.
-
-    Raises:
-        ValueError: as `layer_costs`, but for work that is not counted.
 
     >>> net = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(1))
     >>> [(t.kind, t.shape, t.bytes) for t in saved_tensors(net, (2, 3, 8, 8))][:2]

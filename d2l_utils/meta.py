@@ -20,13 +20,7 @@ def materialize(net: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     """Return a copy of the network on the meta device, its lazy layers' shapes known.
 
     It can be printed, walked through and counted, and holds no numbers. It is in evaluation mode.
-
-    Args:
-        net: the network, left as it was.
-        input_shape: `(n, channels, h, w)`, or `(channels, h, w)` for one image.
-
-    Raises:
-        ValueError: as `layer_costs`, but for work that is not counted.
+    `net` and `input_shape` are as for `layer_costs`, which raises the same errors.
 
     >>> materialize(nn.Sequential(nn.LazyConv2d(64, 3)), (1, 224, 224))[0].weight.shape
     torch.Size([64, 1, 3, 3])
@@ -47,9 +41,6 @@ def on_meta(net: nn.Module) -> nn.Module:
 
     Raises:
         ValueError: if it holds weights that are no plain tensors.
-
-    >>> on_meta(nn.Linear(4096, 4096)).weight.device
-    device(type='meta')
     """
     return _copy_to("meta", net)
 

@@ -12,13 +12,12 @@ __all__ = ["VGG", "VGG_ARCHS", "VGG_NARROW", "AlexNet", "vgg_block"]
 Arch = Sequence[tuple[int | Sequence[int | str], int]]
 
 _A = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
-_3X3_3X3_1X1 = (3, 3, 1)
 
 VGG_ARCHS: dict[str, Arch] = {
     "A": _A,
     "A-LRN": (((3, "LRN"), 64), *_A[1:]),
     "B": ((2, 64), (2, 128), (2, 256), (2, 512), (2, 512)),
-    "C": ((2, 64), (2, 128), (_3X3_3X3_1X1, 256), (_3X3_3X3_1X1, 512), (_3X3_3X3_1X1, 512)),
+    "C": ((2, 64), (2, 128), ((3, 3, 1), 256), ((3, 3, 1), 512), ((3, 3, 1), 512)),
     "D": ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512)),
     "E": ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512)),
 }
@@ -28,7 +27,6 @@ A is VGG-11, B is VGG-13, C and D have 16 weight layers (D is what is called VGG
 
 :meta hide-value:
 """
-
 
 VGG_NARROW: Arch = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
 """VGG-11 with a quarter of its channels, which the section trains on Fashion-MNIST.
@@ -46,8 +44,7 @@ def vgg_block(
 
     Args:
         num_convs: the number of 3 x 3 convolutions; or a list of what the block holds: odd kernel
-            sizes, and "LRN" for local response normalisation, as in columns A-LRN and C of the
-            paper.
+            sizes, and "LRN" for local response normalisation, as in the paper's C and A-LRN.
         out_channels: channels that each convolution gives.
         batch_norm: normalise after each convolution, which then needs no bias.
 
@@ -69,15 +66,13 @@ def vgg_block(
 
     layers: list[nn.Module] = []
     for part in parts:
-        if isinstance(part, str):
-            if part != "LRN":
-                raise ValueError(f'num_convs holds {part!r}; it must be odd kernel sizes or "LRN"')
+        if part == "LRN":
             # The constants are the AlexNet paper's, to which VGG's refers; its alpha of 1e-4
             # multiplies a sum over 5 channels, torch's a mean.
             layers.append(nn.LocalResponseNorm(5, alpha=5 * 1e-4, beta=0.75, k=2.0))
             continue
-        if part < 1 or part % 2 == 0:  # an even one would shift the image
-            raise ValueError(f'num_convs holds {part}; it must be odd kernel sizes or "LRN"')
+        if not isinstance(part, int) or part < 1 or part % 2 == 0:  # even ones shift the image
+            raise ValueError(f'num_convs holds {part!r}; it must be odd kernel sizes or "LRN"')
         layers.append(nn.LazyConv2d(out_channels, part, padding=part // 2, bias=not batch_norm))
         if batch_norm:
             layers.append(nn.LazyBatchNorm2d())
@@ -101,8 +96,7 @@ class VGG(Classifier):
         batch_norm: normalise after each convolution.
 
     Raises:
-        ValueError: as `vgg_block`, or if there is no block, the head is neither widths nor "gap",
-            or a width or `num_classes` is below 1.
+        ValueError: if an argument is not one of these.
 
     Source: Simonyan and Zisserman, 2014, arXiv 1409.1556. Weights are drawn by Xavier's rule.
 
@@ -137,13 +131,6 @@ class AlexNet(Classifier):
 
     Images are `(n, channels, h, w)`, usually of 224 x 224; logits are `(n, num_classes)`.
 
-    Args:
-        lr: learning rate of plain SGD.
-        num_classes: number of logits.
-
-    Raises:
-        ValueError: if `num_classes` is below 1.
-
     Source: Krizhevsky, Sutskever and Hinton, 2012. Weights are drawn by Xavier's rule.
 
     >>> import torch
@@ -155,21 +142,18 @@ class AlexNet(Classifier):
         super().__init__()
         self.save_hyperparameters()
 
-        def pool():
-            return nn.MaxPool2d(kernel_size=3, stride=2)
-
         def conv(channels, kernel_size, **options):
-            return [nn.LazyConv2d(channels, kernel_size, **options), nn.ReLU()]
+            return nn.LazyConv2d(channels, kernel_size, **options), nn.ReLU()
 
         self.net = nn.Sequential(
             *conv(96, kernel_size=11, stride=4, padding=1),
-            pool(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
             *conv(256, kernel_size=5, padding=2),
-            pool(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
             *conv(384, kernel_size=3, padding=1),
             *conv(384, kernel_size=3, padding=1),
             *conv(256, kernel_size=3, padding=1),
-            pool(),
+            nn.MaxPool2d(kernel_size=3, stride=2),
             *_head((4096, 4096)),
             _linear("num_classes", num_classes),
         )

@@ -39,8 +39,7 @@ def results(experiment: str):
     if not files:
         there = ", ".join(sorted(p.name for p in _FOLDER.glob("*") if p.is_dir()))
         raise FileNotFoundError(f"experiment is {experiment!r}; there are records of: {there}")
-    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    return pd.DataFrame([_row(record) for record in records])
+    return pd.DataFrame([_row(json.loads(file.read_text(encoding="utf-8"))) for file in files])
 
 
 def _row(record: dict) -> dict:

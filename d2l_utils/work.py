@@ -1,6 +1,5 @@
 """What the modules of a network do while it runs: which one runs, and what torch counts of it."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,14 +25,8 @@ class Row:
 class Work(TorchDispatchMode):
     """Gives torch's count of each operation to the module that runs; refuses what has no count.
 
-    Args:
-        net: the network, its weights in place.
-        X: its input.
-        current: the stack that `current_module` yields.
-        flops: gives torch's count so far; its counter must be entered before this.
-
-    Attributes:
-        rows: what was counted, by the module's name and the kind of work.
+    `current` is the stack that `current_module` yields; `flops` gives torch's count so far, and its
+    counter must be entered before this. `rows` is by the module's name and the kind of work.
     """
 
     def __init__(self, net, X, current, flops):
@@ -84,18 +77,9 @@ class Work(TorchDispatchMode):
             row.output_shape = tuple(output.shape)
 
     def _ran(self, name, layer, output):
-        """Complete the row of a layer, and hold torch's count of it against the formula."""
         row = self.rows.setdefault((name, _kind(layer)), Row())
         row.activations += output.numel()
         row.output_shape = tuple(output.shape)
-        if type(layer).forward not in (nn.Conv2d.forward, nn.Linear.forward):
-            return  # its own work, for which there is no formula
-        macs = row.activations * _macs_per_output(layer)
-        if row.macs != macs:
-            raise ValueError(
-                f"layer {name!r}, a {type(layer).__name__}, takes {macs} multiply-accumulates by "
-                f"its shapes, but torch counts {row.macs}"
-            )
 
     def _refuse_hidden_work(self, func, takes, weights):
         operation, (name, module) = _name(func), self.current[-1]
@@ -120,12 +104,6 @@ def _kind(module: nn.Module) -> str:
     if isinstance(module, nn.Linear):
         return "fc"
     return "conv" if isinstance(module, nn.Conv2d) else ""
-
-
-def _macs_per_output(layer: nn.Linear | nn.Conv2d) -> int:
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
-    return layer.in_channels // layer.groups * math.prod(layer.kernel_size)
 
 
 def memory(tensor: torch.Tensor) -> int:
