@@ -1,11 +1,17 @@
-"""What the site has around its pages: descriptions, a page for what is not found, less MathJax."""
+"""What the site has around its pages: descriptions, their state, a page for what is not found."""
 
+import functools
 import html
 import re
 import shutil
+import subprocess
+import tomllib
+from datetime import date
 from pathlib import Path
 
 from docutils import nodes
+
+ROOT = Path(__file__).parents[2]
 
 # Of MathJax's 32 MB a page asks for one bundle and its fonts.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts")
@@ -38,6 +44,22 @@ def describe(app, pagename, templatename, context, doctree):
         context["metatags"] = context.get("metatags", "") + meta
 
 
+@functools.cache
+def state():
+    """The book's version, and the day of its last commit, in a repository."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    git = ["git", "-C", ROOT, "log", "-1", "--format=%cs"]
+    try:
+        day = date.fromisoformat(subprocess.check_output(git, text=True).strip())
+    except (OSError, subprocess.CalledProcessError):
+        return {"book_version": project["version"]}
+    return {"book_version": project["version"], "committed": f"{day.day} {day:%B %Y}"}
+
+
+def add_state(app, pagename, templatename, context, doctree):
+    context.update(state())
+
+
 def name_no_corner(app, doctree, docname):
     """The corner of a table heads nothing: as an empty header a screen reader would announce it."""
     for node in doctree.findall(nodes.raw):
@@ -63,6 +85,7 @@ def write_not_found(app, exception):
 
 def setup(app):
     app.connect("html-page-context", describe)
+    app.connect("html-page-context", add_state)
     app.connect("doctree-resolved", name_no_corner)
     app.connect("build-finished", prune_mathjax, priority=900)  # after it was copied
     app.connect("build-finished", write_not_found)

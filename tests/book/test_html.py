@@ -1,6 +1,9 @@
 """Checks of the built pages that need no browser: nothing from elsewhere, nothing dangling."""
 
+import datetime
 import re
+import subprocess
+import tomllib
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -135,6 +138,21 @@ def test_every_page_describes_itself(pages):
     descriptions = [meta["content"] for meta in metas]
     assert all(30 < len(text) <= 162 for text in descriptions)
     assert len(set(descriptions)) == len(names)
+
+
+def test_every_page_says_under_what_it_may_be_used_and_how_old_it_is(pages):
+    git = ["git", "-C", ROOT, "log", "-1", "--format=%cs"]
+    committed = datetime.date.fromisoformat(subprocess.check_output(git, text=True).strip())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    for name in [*toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())), "genindex"]:
+        footer = pages[HTML / f"{name}.html"].find("footer", class_="bd-footer-content")
+        licences = {tag.text: tag["href"] for tag in footer("a", rel="license")}
+        assert licences == {
+            "CC BY-SA 4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+            "MIT": "https://opensource.org/license/mit",
+        }, name
+        day = f"{committed.day} {committed:%B %Y}"
+        assert f"Version {version}, last updated on {day}." in footer.text, name
 
 
 def test_what_is_shown_for_a_page_not_found_stands_alone(book):
