@@ -72,8 +72,8 @@ data: $(INSTALLED)
 
 $(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once; this takes some minutes."
-	$(if $(CPU),$(BIN)/python -m pip install -q $(TORCH) --index-url $(CPU_WHEELS) \
-	    || echo "$(CPU_WHEELS) cannot be reached; PyPI's PyTorch is taken, with CUDA.")
+	@test -z "$(CPU)" || $(BIN)/python -m pip install -q $(TORCH) --index-url $(CPU_WHEELS) \
+	    || echo "$(CPU_WHEELS) cannot be reached; PyTorch with CUDA is taken from PyPI."
 	$(BIN)/python -m pip install -q -r requirements.txt -e .
 	touch $@
 
