@@ -15,7 +15,6 @@ TWINS = {
     "E": ("vgg19", 143_667_240),
 }
 IMAGE = (1, 3, 224, 224)
-TOLERANCE = 1e-4
 
 
 def theirs(name):
@@ -71,18 +70,4 @@ def test_logits(letter):
     X = torch.randn(IMAGE)
     their_logits = their_net(X)
     assert 0.1 < their_logits.std() < 100
-    torch.testing.assert_close(our_net(X), their_logits, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("kind", ["weight", "bias"])
-@torch.no_grad()
-def test_logits_tell_two_layers_of_one_shape_apart(kind):
-    torch.manual_seed(0)
-    their_net = theirs("vgg11")
-    our_net = ours("A", their_net.state_dict().values())
-    conv7, conv8 = our_net.net[4][0], our_net.net[4][2]
-    swapped = getattr(conv8, kind), getattr(conv7, kind)
-    setattr(conv7, kind, swapped[0])
-    setattr(conv8, kind, swapped[1])
-    X = torch.randn(IMAGE)
-    assert (our_net(X) - their_net(X)).abs().max() > 1000 * TOLERANCE
+    torch.testing.assert_close(our_net(X), their_logits, rtol=0, atol=1e-4)
