@@ -89,7 +89,6 @@ def read_saved(path: str | os.PathLike):
 
     Raises:
         ValueError: if it is damaged, or was not written so.
-        OSError: if it cannot be read.
     """
     with open(path, "rb") as file:
         try:
@@ -110,9 +109,7 @@ def read_saved(path: str | os.PathLike):
 def fingerprint(trainer) -> dict:
     """Return the settings that must match to resume, by names such as `model.lr`.
 
-    Those of the trainer, the network as it prints, optimiser and schedule, and `hparams` of model
-    and data, but for where the data lie. Who wants more to match adds it to the `hparams`, such as
-    `model.hparams["config"] = {"lr": 0.1, …}`; what JSON cannot hold is left out.
+    What JSON cannot hold is left out, as is where the data lie.
     """
     model, data, scheduler = trainer.model, trainer.data, trainer.scheduler
     groups = trainer.optim.state_dict()["param_groups"]
@@ -158,9 +155,8 @@ def differences(was: dict, now: dict) -> str:
     """
     changed = []
     for name in was | now:
-        a, b = was.get(name), now.get(name)
-        if a != b:
-            both = f"{name} {a}, now {b}"
+        if was.get(name) != now.get(name):
+            both = f"{name} {was.get(name)}, now {now.get(name)}"
             changed.append(both if len(both) < 100 else name)
     return ", ".join(changed)
 
@@ -170,21 +166,20 @@ def differences(was: dict, now: dict) -> str:
 
 def generators(trainer) -> dict[str, torch.Generator]:
     """Return the generators that a run draws from: weights, order, dropout, augmentation."""
-    data, device = getattr(trainer, "data", None), trainer.device
-    sources = {"cpu": torch.default_generator, "data": getattr(data, "generator", None)}
-    if device.type != "cpu":
-        module = torch.get_device_module(device)
-        several = getattr(module, "default_generators", None)  # Apple's GPU has one
-        sources[device.type] = (
-            several[device.index] if several else module._get_default_mps_generator()
-        )
-    return {name: source for name, source in sources.items() if source is not None}
+    sources, device = {"cpu": torch.default_generator}, trainer.device
+    if data := getattr(getattr(trainer, "data", None), "generator", None):
+        sources["data"] = data
+    if device.type == "mps":  # Apple's GPU
+        sources["mps"] = torch.mps._get_default_mps_generator()
+    elif device.type != "cpu":
+        sources[device.type] = torch.get_device_module(device).default_generators[device.index]
+    return sources
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Return the tensors that a network's `state_dict` leaves out, by module and place in it.
+    """Return the tensors that `state_dict` leaves out, such as a handmade layer's averages.
 
-    Such as the moving averages of a batch normalisation that is written by hand.
+    Their names are a module's, a colon, and their place in it.
     """
     kept = {id(tensor) for tensor in model.state_dict(keep_vars=True).values()}
     return {

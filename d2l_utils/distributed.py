@@ -21,26 +21,26 @@ __all__ = ["agree", "own_gpus", "processes", "share", "total", "training_step"]
 
 @cache
 def processes() -> tuple[int, int]:
-    """Return the number of this process, from 0, and how many there are; at first they meet.
+    """Return the number of this process, from 0, and how many there are.
 
     >>> processes()
     (0, 1)
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         return 0, 1
-    dist.init_process_group()  # NCCL on CUDA, gloo on the CPU
+    dist.init_process_group()  # they meet; NCCL on CUDA, gloo on the CPU
     atexit.register(dist.destroy_process_group)
     return dist.get_rank(), dist.get_world_size()
 
 
 def own_gpus(wanted: int) -> list[torch.device]:
     """Return the first `wanted` GPUs; of several processes each takes one of its own."""
-    n = num_gpus()
-    if processes()[1] > 1 and wanted and n:
-        mine = gpu(int(os.environ["LOCAL_RANK"]) % n)
+    gpus = [gpu(i) for i in range(num_gpus())]
+    if processes()[1] > 1 and wanted and gpus:
+        mine = gpus[int(os.environ["LOCAL_RANK"]) % len(gpus)]
         torch.accelerator.set_device_index(mine.index)
         return [mine]
-    return [gpu(i) for i in range(min(wanted, n))]
+    return gpus[:wanted]
 
 
 def share(batch) -> tuple[list, float]:

@@ -13,9 +13,9 @@ __all__ = ["Classifier", "Module", "init_cnn"]
 
 
 class _XavierLazy:
-    """What a lazy layer becomes in `init_cnn`: torch calls this method once it has weights."""
+    """What a lazy layer becomes in `init_cnn`, until it has weights."""
 
-    def reset_parameters(self):
+    def reset_parameters(self):  # which torch calls then
         super().reset_parameters()
         if not self.has_uninitialized_params():
             nn.init.xavier_uniform_(self.weight)
@@ -36,9 +36,7 @@ _XAVIER_LAZY = {nn.LazyLinear: _XavierLazyLinear, nn.LazyConv2d: _XavierLazyConv
 def init_cnn(module: nn.Module) -> None:
     """Initialise the weights of a linear or convolutional layer by Xavier's uniform rule.
 
-    A lazy layer has no weights yet; it is told to draw them so in its first forward pass, when
-    they come to exist. (It becomes an instance of a subclass until then, so that copying, pickling
-    and loading weights go on working.)
+    A lazy layer has no weights yet; it draws them so in its first forward pass.
 
     >>> net = nn.Sequential(nn.LazyLinear(2))
     >>> _ = net.apply(init_cnn)
@@ -50,7 +48,7 @@ def init_cnn(module: nn.Module) -> None:
         return
     if not nn.parameter.is_lazy(module.weight):
         nn.init.xavier_uniform_(module.weight)
-    elif type(module) in _XAVIER_LAZY:
+    elif type(module) in _XAVIER_LAZY:  # a hook would spoil copying and loaded weights
         module.__class__ = _XAVIER_LAZY[type(module)]
 
 
@@ -87,11 +85,7 @@ class Module(nn.Module, HyperParameters):
         return {**self.__dict__, "trainer": None}
 
     def loss(self, y_hat, y):
-        """Return the loss, a scalar; for subclasses to define.
-
-        Raises:
-            NotImplementedError: unless a subclass does.
-        """
+        """Return the loss, a scalar; for subclasses to define."""
         raise NotImplementedError(f"{type(self).__name__} defines no loss(y_hat, y)")
 
     def forward(self, X):
@@ -112,20 +106,15 @@ class Module(nn.Module, HyperParameters):
         return Y_hat
 
     def plot(self, key: str, value, train: bool) -> None:
-        """Report a value of the current batch, such as its loss or accuracy.
+        """Report a value of the current batch, one number, such as its loss or accuracy.
 
         The trainer averages it over the epoch, weighted by samples, as `train_<key>` or
-        `val_<key>` of its history; the board draws it. A trainer typed in from the book, and a
-        board of your own, will do.
-
-        Raises:
-            TypeError: if the model is not being trained, or the value is not one number.
+        `val_<key>` of its history; the board draws it. Both may be the reader's own.
         """
         if (trainer := self.trainer) is None:
             raise TypeError("plot needs a trainer; call it from a step that Trainer.fit runs")
         report = getattr(trainer, "report", None)
-        drawn_by_trainer = report(key, value, train) if report else False
-        if drawn_by_trainer or getattr(self, "board", None) is None:
+        if (report and report(key, value, train)) or getattr(self, "board", None) is None:
             return
         if train:
             x = trainer.train_batch_idx / trainer.num_train_batches
@@ -156,19 +145,14 @@ class Module(nn.Module, HyperParameters):
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
     def apply_init(self, inputs, init=None) -> None:
-        """Run one forward pass, so that lazy layers get their weights, then apply `init` to each.
-
-        Args:
-            inputs: the arguments of `forward`, as a list.
-            init: what to apply to each module of `self.net`, such as `init_cnn`.
-        """
+        """Call `forward(*inputs)`, which gives lazy layers their weights; apply `init` to each."""
         self.forward(*inputs)
         if init is not None:
             self.net.apply(init)
 
 
 def _misfit(model: Module, X: torch.Tensor, error: str) -> str:
-    """Return why images do not go through a network, as far as torch's error tells, or ""."""
+    """Return why images do not go through a network, or "" if torch's error does not tell."""
     name, size = type(model).__name__, " x ".join(str(n) for n in X.shape[-2:])
     if "utput size is too small" in error or "Kernel size can't be greater than" in error:
         return (
@@ -193,18 +177,14 @@ class Classifier(Module):
     """
 
     def accuracy(self, Y_hat, Y, averaged: bool = True):
-        """Return the share of right predictions, or 1 or 0 for each if not `averaged`.
+        """Return the share of logits `Y_hat`, `(..., classes)`, that predict the labels `Y`.
 
-        Args:
-            Y_hat: logits, `(..., classes)`.
-            Y: labels, as many as there are rows of logits.
-            averaged: whether to return the mean.
+        If not `averaged`, it is 1 or 0 for each.
 
         >>> Classifier().accuracy(torch.tensor([[0.1, 0.9], [0.8, 0.2]]), torch.tensor([1, 1]))
         tensor(0.5000)
         """
-        logits, labels = Y_hat.reshape(-1, Y_hat.shape[-1]), Y.reshape(-1)
-        _check_labels(labels, logits)
+        logits, labels = _rows(Y_hat, Y)
         right = (logits.argmax(dim=1) == labels).float()
         return right.mean() if averaged else right
 
@@ -212,12 +192,10 @@ class Classifier(Module):
         """Return the cross-entropy of logits `Y_hat`, `(..., classes)`, against labels `Y`.
 
         Raises:
-            ValueError: if the labels are not one class index per row of logits, from 0 to
-                `classes - 1` (on a GPU, CUDA itself stops at other indices).
+            ValueError: if the labels are not one class index per row of logits.
         """
-        logits, labels = Y_hat.reshape(-1, Y_hat.shape[-1]).float(), Y.reshape(-1)
-        _check_labels(labels, logits)
-        return F.cross_entropy(logits, labels, reduction="mean" if averaged else "none")
+        logits, labels = _rows(Y_hat, Y)
+        return F.cross_entropy(logits.float(), labels, reduction="mean" if averaged else "none")
 
     def validation_step(self, batch):
         """Report loss and accuracy of one batch of validation data."""
@@ -244,16 +222,12 @@ class Classifier(Module):
             self.train(was_training)
 
 
-def _check_labels(labels: torch.Tensor, logits: torch.Tensor):
-    rows, classes = logits.shape
-    wrong = ""
-    if len(labels) != rows:
-        wrong = f"there are {len(labels)} for {rows} rows of logits"
-    elif labels.is_cpu and labels.numel():  # a look at a GPU's would stall it once per batch
-        low, high = (int(v) for v in labels.aminmax())
-        if low < 0 or high >= classes:
-            wrong = f"they run from {low} to {high}"
-    if wrong:
+def _rows(Y_hat: torch.Tensor, Y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits as `(rows, classes)`, and a label for each row."""
+    logits, labels = Y_hat.reshape(-1, Y_hat.shape[-1]), Y.reshape(-1)
+    if len(labels) != len(logits):
         raise ValueError(
-            f"labels must be class indices from 0 to {classes - 1}, one per row of logits; {wrong}"
+            f"there are {len(labels)} labels for {len(logits)} rows of logits; "
+            "labels must be class indices, one per row"
         )
+    return logits, labels

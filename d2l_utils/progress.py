@@ -5,7 +5,7 @@ import torch
 from d2l_utils.board import progress_options
 from d2l_utils.distributed import processes, total
 
-__all__ = ["Means", "advance", "clear", "draw", "progress_bar", "say", "show"]
+__all__ = ["Means", "clear", "draw", "progress_bar", "show"]
 
 
 class Means:
@@ -33,20 +33,19 @@ class Means:
         Raises:
             TypeError: if it is not one number.
         """
-        if not isinstance(value, int | float) and getattr(value, "numel", int)() != 1:
-            given = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"{value!r}"
+        if isinstance(value, torch.Tensor) and value.numel() == 1:
+            value = value.detach()
+        elif not isinstance(value, int | float):
+            given = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
             raise TypeError(f"{key} is {given}; it must be one number, such as a batch's mean")
-        value = value.detach() if isinstance(value, torch.Tensor) else value
-        self._values.setdefault(key, []).append(
-            (value, 1 if self.samples is None else self.samples)
-        )
+        samples = 1 if self.samples is None else self.samples
+        self._values.setdefault(key, []).append((value, samples))
 
     def pop(self) -> dict[str, float]:
         """Return the means and forget the values."""
         values, self._values = self._values, {}
-        sums = [sum(float(value) * n for value, n in pairs) for pairs in values.values()]
-        samples = [sum(n for _, n in pairs) for pairs in values.values()]
-        sums, samples = total(sums), total(samples)
+        sums = total([sum(float(value) * n for value, n in pairs) for pairs in values.values()])
+        samples = total([sum(n for _, n in pairs) for pairs in values.values()])
         return {key: a / n for key, a, n in zip(values, sums, samples, strict=True)}
 
 
@@ -74,18 +73,6 @@ def clear(model, max_epochs: int) -> None:
             board.clear()
 
 
-def say(text: str) -> None:
-    """Print a line, once, however many processes there are."""
-    if processes()[0] == 0:
-        print(text)
-
-
-def advance(bar) -> None:
-    """Have the bar, if there is one, count a batch."""
-    if bar is not None:
-        bar.update()
-
-
 def draw(model, row: dict, bar=None) -> None:
     """Show the validation's values of a row of the history on the model's board, and at the bar."""
     values = {key: value for key, value in row.items() if key.startswith("val_")}
@@ -97,6 +84,6 @@ def draw(model, row: dict, bar=None) -> None:
 
 
 def show(model) -> None:
-    """Show what the board has stored, if it is one that stores."""
-    if show_board := getattr(getattr(model, "board", None), "show", None):
-        show_board()
+    """Bring the picture up to date, if the board is one that keeps points."""
+    if hasattr(getattr(model, "board", None), "show"):
+        model.board.show()

@@ -8,13 +8,12 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from d2l_utils import checks
 from d2l_utils.checkpoint import generators, resume, save_checkpoint
-from d2l_utils.checks import check_arguments, check_losses, check_parts, check_some, check_weights
 from d2l_utils.device import PRECISIONS, actual_precision, cpu
-from d2l_utils.distributed import agree, own_gpus, share, training_step
+from d2l_utils.distributed import agree, own_gpus, processes, share, training_step
 from d2l_utils.hyperparameters import HyperParameters
-from d2l_utils.progress import Means, advance, clear, draw, progress_bar, say, show
-from d2l_utils.schedule import optimiser_and_schedule
+from d2l_utils.progress import Means, clear, draw, progress_bar, show
 
 __all__ = ["Trainer"]
 
@@ -22,35 +21,28 @@ __all__ = ["Trainer"]
 class Trainer(HyperParameters):
     """Trains a model on the batches of a data module.
 
-    Each method can be replaced, by a subclass or by `add_to_class`. An `__init__` need do no more
-    than `save_hyperparameters()`.
+    Each method can be replaced; an `__init__` need do no more than `save_hyperparameters()`.
 
     Args:
         max_epochs: epochs to train for.
         num_gpus: how many GPUs to take of those that are there; `gpus` says which. The first
-            trains; without one, the CPU does. To train on several, start several processes:
-            `torchrun --nproc-per-node 2 train.py`. Each takes its share of every batch.
+            trains, or else the CPU. `torchrun --nproc-per-node 2 train.py` trains on two: each
+            process takes its share of every batch.
         gradient_clip_val: the norm that the gradient is clipped to; 0 clips nothing.
         precision: "float32"; "bfloat16" (autocast: weights stay float32; images channels_last);
             or "auto", what the device is fast in.
         seed: seeds torch's global generator at the start of `fit`.
-        checkpoint: a file, written after each epoch; if it is there already, `fit` resumes. On a
-            CPU the weights come out as if it had never stopped, bit for bit. What must match to
-            resume are the settings of trainer, network, optimiser and schedule, and the `hparams`
-            of model and data; anything else that must match can be added to `model.hparams`.
+        checkpoint: a file, written after each epoch; if it is there already, `fit` resumes, on a
+            CPU to the same bits. The settings of trainer, network, optimiser and schedule must
+            match, and the `hparams` of model and data, to which more can be added.
 
     Attributes:
-        device: the `torch.device` that it trains on.
-        precision: "float32" or "bfloat16".
         history: one dict per epoch: `epoch` (from 1), `train_loss`, `val_loss`, `val_acc`,
             `seconds` (of training alone), `images_per_second`. Losses and accuracies are means
             weighted by samples; that of the training loss is taken while the weights change.
         first_losses: the training losses of the first ten steps, the fingerprint of a run.
         resumed_epochs: how many epochs of the history came from the checkpoint.
         interrupted: whether `fit` was stopped by the keyboard. What was trained is kept.
-
-    Raises:
-        ValueError: if an argument is outside its range.
 
     >>> Trainer(max_epochs=10).precision
     'float32'
@@ -73,7 +65,7 @@ class Trainer(HyperParameters):
         checkpoint: str | os.PathLike | None = None,
     ):
         self.save_hyperparameters()
-        check_arguments(self)
+        checks.arguments(self)
         self.precision = actual_precision(self.precision, self.device)
         self.history: list[dict] = []
         self.first_losses: list[float] = []
@@ -97,8 +89,8 @@ class Trainer(HyperParameters):
 
         Raises:
             FloatingPointError: if a loss is not finite; it names epoch, step and what is at fault.
-            ValueError: if a batch is empty; if the checkpoint is damaged, of other settings or of
-                more epochs; if a schedule seems to be meant for epochs.
+            ValueError: if a batch is empty, a schedule seems to be meant for epochs, or the
+                checkpoint is damaged, of other settings or of more epochs.
             TypeError: if model or data are none, or have a state that a checkpoint would lose.
             OSError: if the checkpoint cannot be read or written.
         """
@@ -114,19 +106,19 @@ class Trainer(HyperParameters):
                     save_checkpoint(self)
         except KeyboardInterrupt:
             self.interrupted = True
-            epoch = min(self.epoch + 1, self.max_epochs)
-            say(f"Stopped in epoch {epoch}; the model keeps what it has learned.")
+            if processes()[0] == 0:
+                epoch = min(self.epoch + 1, self.max_epochs)
+                print(f"Stopped in epoch {epoch}; the model keeps what it has learned.")
         finally:
             model.eval()
-            data.device, self._bar = cpu(), None  # where the next model is
+            data.device, self._bar = cpu(), None  # on the CPU, where the next model is
             show(model)
 
     def evaluate(self, model: nn.Module, data) -> dict[str, float]:
         """Return `val_loss` and `val_acc` of the model as it is."""
-        check_parts(model, data)
+        checks.parts(model, data)
         self.prepare_data(data)
         self.prepare_model(model)
-        self.val_batch_idx = 0
         self._means = Means()
         self._validate()
         data.device = cpu()
@@ -134,15 +126,20 @@ class Trainer(HyperParameters):
 
     def start(self, model: nn.Module, data) -> None:
         """Make ready for the first step, or for the one after the checkpoint's last."""
-        check_parts(model, data)
+        checks.parts(model, data)
         if self.seed is not None:
             torch.manual_seed(self.seed)
         self.data = data
         self.prepare_data(data)
-        check_some(self.train_dataloader, "batch to train on")
+        checks.some(self.train_dataloader, "batch to train on")
         self.prepare_model(model)
         clear(model, self.max_epochs)
-        self.optim, self.scheduler, self._steps_per_epoch = optimiser_and_schedule(self)
+        configured = self.model.configure_optimizers()
+        parts = configured if isinstance(configured, tuple | list) else (configured,)
+        self.optim, self.scheduler, steps_per = (*parts, None, None)[:3]
+        self._steps_per_epoch = steps_per == "epoch"
+        if steps_per is None:
+            checks.schedule(self)
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         self.history, self.first_losses, self.interrupted = [], [], False
         if self.checkpoint is not None:
@@ -192,8 +189,9 @@ class Trainer(HyperParameters):
         for batch in self.train_dataloader:
             losses.append(self.step(batch))
             images += len(batch[-1])
-            advance(self._bar)
-        check_losses(self, losses, first_step=1)  # waits for a GPU, so the clock is right
+            if self._bar is not None:
+                self._bar.update()
+        checks.losses(self, losses, first_step=1)  # waits for a GPU, so the clock is right
         seconds = time.perf_counter() - start
         if self._steps_per_epoch:
             self.scheduler.step()
@@ -202,7 +200,7 @@ class Trainer(HyperParameters):
 
         self._validate()
         row = {"epoch": len(self.history) + 1} | self._means.pop()
-        check_weights(self, row)
+        checks.epoch(self, row)
         self.history.append(row | {"seconds": seconds, "images_per_second": images / seconds})
         draw(self.model, row, self._bar)
 
@@ -214,7 +212,7 @@ class Trainer(HyperParameters):
         self._means.add("train_loss", value)
         # A GPU would have to wait here, so it is asked at the first step, then once per epoch.
         if self.device.type == "cpu" or self.train_batch_idx == 0:
-            check_losses(self, [value.detach()], self.train_batch_idx % self.num_train_batches + 1)
+            checks.losses(self, [value.detach()], self.train_batch_idx % self.num_train_batches + 1)
         self.optim.zero_grad()
         loss.backward()
         if self.gradient_clip_val > 0:
@@ -249,11 +247,11 @@ class Trainer(HyperParameters):
         self._means.samples = None
 
     def _take(self, batch):
-        check_some(batch[-1], "image in a batch")
+        checks.some(batch[-1], "image in a batch")
         samples, (batch, part) = len(batch[-1]), share(batch)
         self._means.samples = round(samples * part)
         return self.prepare_batch(batch), part
 
     def _autocast(self):
-        enabled = self.precision != "float32"
-        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=enabled)
+        low = self.precision != "float32"
+        return torch.autocast(self.device.type, PRECISIONS[self.precision], enabled=low)

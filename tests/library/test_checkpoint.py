@@ -63,46 +63,29 @@ def test_going_on_is_never_having_stopped(tmp_path, seed, precision, schedule, s
         assert torch.equal(one["momentum_buffer"], other["momentum_buffer"])
 
 
-def test_a_checkpoint_changes_nothing(tmp_path):
-    def run(checkpoint):
-        model = Net()
-        d2l.Trainer(3, seed=0, checkpoint=checkpoint).fit(model, Random(seed=0))
-        return weights(model)
+def save_run(path, model=Net, epochs=2, data=None, **arguments):
+    model, arguments = model(), {"seed": 0} | arguments
+    trainer = d2l.Trainer(epochs, checkpoint=path, **arguments)
+    trainer.fit(model, Random(**{"seed": 0} | (data or {})))
+    return model, trainer
 
-    assert equal(run(None), run(str(tmp_path / "new" / "folder" / "run.pt")))
-    assert os.listdir(tmp_path / "new" / "folder") == ["run.pt"]
+
+def test_a_checkpoint_changes_nothing_and_can_be_gone_on_from_for_more_epochs(tmp_path):
+    path = tmp_path / "new" / "folder" / "run.pt"
+    whole, _ = save_run(None, epochs=4)
+    save_run(str(path))
+    model, _ = save_run(path, epochs=4)
+    assert equal(weights(model), weights(whole))
+    assert os.listdir(path.parent) == ["run.pt"]
 
 
 def test_a_finished_run_trains_no_more(tmp_path):
-    path = tmp_path / "run.pt"
-    model = Net()
-    d2l.Trainer(2, seed=0, checkpoint=path).fit(model, Random(seed=0))
-    again = stop_at(Net(), 6, AssertionError("it went on"))
-    trainer = d2l.Trainer(2, seed=0, checkpoint=path)
-    trainer.fit(again, Random(seed=0))
-    del again.training_step
+    model, trainer = save_run(tmp_path / "run.pt")
+    again, second = save_run(tmp_path / "run.pt", lambda: stop_at(Net(), 6, AssertionError()))
     assert equal(weights(again), weights(model))
-    assert len(trainer.history) == 2
-
-
-def test_plain_sgd_can_go_on_for_more_epochs(tmp_path):
-    whole, longer = Net(), Net()
-    d2l.Trainer(4, seed=0).fit(whole, Random(seed=0))
-    for epochs in (2, 4):
-        d2l.Trainer(epochs, seed=0, checkpoint=tmp_path / "run.pt").fit(longer, Random(seed=0))
-    assert equal(weights(longer), weights(whole))
-
-
-def test_a_checkpoint_of_more_epochs_is_refused(tmp_path):
-    save_run(tmp_path / "run.pt")
+    assert second.history == trainer.history
     with pytest.raises(ValueError, match=r"run\.pt is of 2 epochs, but max_epochs is 1"):
-        save_run(tmp_path / "run.pt", max_epochs=1)
-
-
-def save_run(path, model=Net, **arguments):
-    data = Random(**{"seed": 0} | arguments.pop("data", {}))
-    arguments = {"max_epochs": 2, "seed": 0, "precision": "float32"} | arguments
-    d2l.Trainer(**arguments, checkpoint=path).fit(model(), data)
+        save_run(tmp_path / "run.pt", epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -112,11 +95,8 @@ def save_run(path, model=Net, **arguments):
         ({"precision": "bfloat16"}, "precision float32, now bfloat16"),
         ({"gradient_clip_val": 1}, "gradient_clip_val 0, now 1"),
         ({"data": {"n": 30}}, "num_train_batches 3, now 4, data.n 20, now 30"),
-        ({"data": {"seed": 2}}, "data.seed 0, now 2"),
         ({"model": lambda: Net(lr=0.06)}, "model.lr 0.05, now 0.06"),
-        ({"model": lambda: Net(momentum=0.8)}, "model.momentum"),
         ({"model": lambda: Net(schedule=True)}, "scheduler NoneType, now OneCycleLR"),
-        ({"model": lambda: Net(dropout=0.4)}, "network"),
         ({"model": Line}, "network"),
     ],
 )
@@ -129,63 +109,22 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path, change, message):
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("change", ["weight", "gamma"])
-def test_a_checkpoint_of_another_loss_or_schedule_is_refused(tmp_path, change):
-    class Weighted(Line):
-        def __init__(self, weight=1.0, gamma=0.5):
-            super().__init__()
-            self.save_hyperparameters()
-
-        def loss(self, Y_hat, Y):
-            return self.weight * super().loss(Y_hat, Y)
-
-        def configure_optimizers(self):
-            optimiser = super().configure_optimizers()
-            return optimiser, torch.optim.lr_scheduler.StepLR(optimiser, 2, self.gamma)
-
-    save_run(tmp_path / "run.pt", Weighted)
-    save_run(tmp_path / "run.pt", Weighted)  # the same may go on
-    message = {"weight": "model.weight 1.0, now 0.25", "gamma": "schedule.gamma 0.5, now 0.25"}
-    with pytest.raises(ValueError, match=message[change]):
-        save_run(tmp_path / "run.pt", lambda: Weighted(**{change: 0.25}))
-
-
-def test_a_list_and_a_tuple_of_the_same_are_the_same_setting(tmp_path):
-    for resize in ([8, 8], (8, 8)):
-        data = Random(seed=0)
-        data.hparams["resize"] = resize
-        d2l.Trainer(1, seed=0, checkpoint=tmp_path / "run.pt").fit(Net(), data)
-
-
 def test_a_schedule_is_for_its_number_of_epochs(tmp_path):
     save_run(tmp_path / "run.pt", lambda: Net(schedule=True))
-    with pytest.raises(ValueError, match="max_epochs 2, now 3"):
-        save_run(tmp_path / "run.pt", lambda: Net(schedule=True), max_epochs=3)
+    with pytest.raises(ValueError, match=r"total_steps 6, now 9, .*max_epochs 2, now 3"):
+        save_run(tmp_path / "run.pt", lambda: Net(schedule=True), epochs=3)
 
 
 def test_where_the_data_lies_does_not_matter(tmp_path):
-    data = Random(seed=0)
-    data.hparams |= {"root": "here", "num_workers": 0, "more": torch.rand(3)}
-    d2l.Trainer(1, seed=0, checkpoint=tmp_path / "run.pt").fit(Net(), data)
-    data = Random(seed=0)
-    data.hparams |= {"root": "there", "num_workers": 4, "more": torch.rand(3)}
-    trainer = d2l.Trainer(2, seed=0, checkpoint=tmp_path / "run.pt")
-    trainer.fit(Net(), data)
-    assert trainer.train_batch_idx == 6
-    assert trainer.resumed_epochs == 1
+    for epochs, root in ((1, "here"), (2, "there")):
+        data = Random(seed=0)
+        data.hparams |= {"root": root, "num_workers": epochs, "more": torch.rand(3)}
+        trainer = d2l.Trainer(epochs, seed=0, checkpoint=tmp_path / "run.pt")
+        trainer.fit(Net(), data)
+    assert (trainer.train_batch_idx, trainer.resumed_epochs) == (6, 1)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda whole: b"",
-        lambda whole: whole[: len(whole) // 2],
-        lambda whole: whole[:-1],
-        lambda whole: b"no checkpoint at all",
-        lambda whole: whole[len(whole) // 2 :],
-    ],
-    ids=["empty", "half", "one byte less", "text", "second half"],
-)
+@pytest.mark.parametrize("damage", [lambda whole: b"no checkpoint", lambda whole: whole[:-1]])
 def test_a_damaged_checkpoint_is_named(tmp_path, damage):
     path = tmp_path / "run.pt"
     save_run(path)
@@ -210,28 +149,23 @@ def test_a_bit_that_flips_is_noticed(tmp_path):
     assert noticed > 10
 
 
-@pytest.mark.parametrize("content", [[1, 2], {"model": {}}, Line().state_dict()])
-def test_another_file_of_torch_is_no_checkpoint(tmp_path, content):
-    torch.save(content, tmp_path / "run.pt")
+def test_another_file_of_torch_is_no_checkpoint(tmp_path):
+    torch.save(Line().state_dict(), tmp_path / "run.pt")
     with pytest.raises(ValueError, match=r"run\.pt is no checkpoint of this trainer"):
         save_run(tmp_path / "run.pt")
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError("disk full")])
-def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch, error):
+def test_a_checkpoint_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def breaks(state, part):
+        part.write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
     path = tmp_path / "run.pt"
     save_run(path)
     content = path.read_bytes()
-
-    def breaks(state, part):
-        part.write_bytes(b"half of it")
-        raise error
-
     monkeypatch.setattr(torch, "save", breaks)
-    try:
-        save_run(path, max_epochs=3)
-    except OSError as caught:
-        assert caught.__cause__ is error and caught.filename == str(path)
+    _, trainer = save_run(path, epochs=3)
+    assert trainer.interrupted
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == ["run.pt"]
 
@@ -254,7 +188,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(tmp_path, request):
     assert len(content) > 8192
     request.getfixturevalue("full_disk")
     with pytest.raises(OSError, match=r"disk has .* MiB left.*run\.pt"):
-        save_run(path, max_epochs=3)
+        save_run(path, epochs=3)
     assert path.read_bytes() == content
     assert os.listdir(tmp_path) == ["run.pt"]
 
@@ -300,47 +234,45 @@ class HandMade(Net):
 
 @pytest.mark.parametrize("kind", [HandMade, Scratch])
 def test_tensors_that_no_state_dict_has_are_kept(tmp_path, kind):
-    def run(path, epochs, global_seed=0):
-        torch.manual_seed(global_seed)
-        model, trainer = kind(), d2l.Trainer(epochs, seed=0, checkpoint=path)
-        trainer.fit(model, Random(seed=0))
-        return model, trainer.history[-1]
+    def tensors(model):
+        if kind is Scratch:
+            return [model.W]
+        norm = model.net[1]
+        return [norm.moving_mean, norm.others[0], norm.steps, model.net[2].scale]
 
-    run(tmp_path / "parts.pt", 2)
-    (whole, row), (resumed, resumed_row) = (
-        run(tmp_path / name, 4, seed) for name, seed in (("whole.pt", 0), ("parts.pt", 99))
-    )
-    assert comparable([resumed_row]) == comparable([row])
-    if kind is HandMade:
-        assert torch.equal(resumed.net[1].moving_mean, whole.net[1].moving_mean)
-        assert torch.equal(resumed.net[1].others[0], whole.net[1].others[0])
-        assert resumed.net[1].steps == 12 and resumed.net[2].scale == 13
-    else:
-        assert torch.equal(resumed.W, whole.W)
+    def run(name, epochs, seed=0):
+        torch.manual_seed(seed)  # of the weights at the start
+        return save_run(tmp_path / name, kind, epochs)
+
+    run("parts.pt", 2)
+    (whole, trainer), (resumed, second) = run("whole.pt", 4), run("parts.pt", 4, seed=1)
+    assert second.resumed_epochs == 2
+    assert comparable(second.history) == comparable(trainer.history)
+    assert all(map(torch.equal, tensors(resumed), tensors(whole)))
 
 
-def test_a_state_that_a_checkpoint_would_lose_is_refused(tmp_path):
-    class Hidden(Scratch):
-        def __init__(self):
-            super().__init__()
-            self.box = type("Box", (), {"W": self.W})
-            del self.W
+class Hidden(Scratch):
+    """With a weight that is in no module."""
 
-        def parameters(self):
-            return [self.box.W]
+    def __init__(self):
+        super().__init__()
+        self.box = type("Box", (), {"W": self.W})
+        self.W = None
 
-    class ByHand(Line):
-        def configure_optimizers(self):
-            return Scratch.SGD(list(self.parameters()), 0.1)
+    def parameters(self):
+        return [self.box.W]
 
-    checkpoint = tmp_path / "run.pt"
-    for model, culprit in ((Hidden(), "Hidden"), (ByHand(), "SGD")):
-        model.W = torch.zeros(())
-        if culprit == "Hidden":
-            model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), 0.1)  # noqa: B023
-        with pytest.raises(TypeError, match=f"{culprit} cannot be kept in a checkpoint"):
-            d2l.Trainer(1, checkpoint=checkpoint).fit(model, Random())
-    assert not checkpoint.exists()
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("model", "culprit"), [(Hidden, "Hidden"), (lambda: Scratch(by_hand=True), "SGD")]
+)
+def test_a_state_that_a_checkpoint_would_lose_is_refused(tmp_path, model, culprit):
+    with pytest.raises(TypeError, match=f"{culprit} cannot be kept in a checkpoint"):
+        save_run(tmp_path / "run.pt", model)
+    assert not (tmp_path / "run.pt").exists()
 
 
 def test_settings_of_the_callers_own_must_match_too(tmp_path):
@@ -350,13 +282,12 @@ def test_settings_of_the_callers_own_must_match_too(tmp_path):
         return model
 
     save_run(tmp_path / "run.pt", lambda: model(1))
-    save_run(tmp_path / "run.pt", lambda: model(1), max_epochs=3)
+    save_run(tmp_path / "run.pt", lambda: model(1), epochs=3)
     with pytest.raises(ValueError, match=r"model\.config\.gain 1, now 2;"):
-        save_run(tmp_path / "run.pt", lambda: model(2), max_epochs=4)
+        save_run(tmp_path / "run.pt", lambda: model(2), epochs=4)
 
 
 def test_a_checkpoint_in_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
     (tmp_path / "file").touch()
-    model = stop_at(Net(), 0, AssertionError("it trains"))
     with pytest.raises(OSError, match="file"):
-        d2l.Trainer(1, checkpoint=tmp_path / "file" / "run.pt").fit(model, Random())
+        save_run(tmp_path / "file" / "run.pt", lambda: stop_at(Net(), 0, AssertionError()))

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 # From the ground up: a module imports only modules that stand before it here.
 LIBRARY = """
     device files hyperparameters board meta work cost module models pixels fashion_mnist_files data
-    distributed checkpoint checks schedule progress trainer results earlier_chapters __main__
+    distributed checkpoint checks progress trainer results earlier_chapters __main__
 """.split()
 LABORATORY = """
     machine records compress grid recipe run replay timing weights cluster __main__

@@ -1,31 +1,22 @@
 """The training loop: equal to a plain one, its parts replaceable, honest about what goes wrong."""
 
 import copy
-import functools
 import math
 
 import pytest
 import torch
-from small import Line, Net, Random, Scratch, TenClasses, comparable, equal, stop_at, weights
+from small import Line, Net, Random, TenClasses, equal, stop_at, weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+from torch.optim import lr_scheduler
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import d2l_utils as d2l
-from d2l_utils import checks, fashion_mnist_files
-from d2l_utils import data as data_module
+from d2l_utils import checks
 from d2l_utils.device import PRECISIONS
 
 HISTORY = ["epoch", "train_loss", "val_loss", "val_acc", "seconds", "images_per_second"]
-
-
-read_files = functools.cache(fashion_mnist_files.load)
-
-
-@pytest.fixture(autouse=True)
-def read_files_once(monkeypatch):
-    monkeypatch.setattr(data_module, "load", read_files)
 
 
 # --- equal to a plain loop --------------------------------------------------------------------
@@ -86,14 +77,6 @@ def test_weights_are_those_of_a_plain_loop(precision, schedule):
     assert [row["val_acc"] for row in trainer.history] == pytest.approx(accuracies, abs=1e-7)
 
 
-def test_it_learns_what_can_be_learned():
-    model, data = Net(), Random(n=200, n_val=100)
-    trainer = d2l.Trainer(max_epochs=10, seed=0)
-    trainer.fit(model, data)
-    assert trainer.history[-1]["val_acc"] > 0.9
-    assert trainer.history[-1]["train_loss"] < trainer.history[0]["train_loss"]
-
-
 def test_the_gradient_is_clipped_to_the_norm_asked_for():
     def steps(clip):
         torch.manual_seed(0)
@@ -110,25 +93,22 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for():
     torch.testing.assert_close(loose, free)
 
 
-def test_clip_gradients_as_the_book_calls_it():
-    model = Line()
-    model.net(torch.ones(1, 64)).sum().backward()
-    d2l.Trainer(1).clip_gradients(0.5, model)
-    norm = torch.cat([p.grad.flatten() for p in model.parameters()]).norm()
-    assert float(norm) == pytest.approx(0.5, rel=1e-4)
-
-
 # --- history ----------------------------------------------------------------------------------
 
 
-def test_history_is_plain_data():
-    trainer = d2l.Trainer(max_epochs=2)
-    trainer.fit(Net(), Random())
+def test_history_is_plain_data_and_attributes_are_those_of_the_book():
+    model, trainer = Net(), d2l.Trainer(max_epochs=2, num_gpus=0, gradient_clip_val=1)
+    trainer.fit(model, Random())
     assert [list(row) for row in trainer.history] == [HISTORY] * 2
     assert [row["epoch"] for row in trainer.history] == [1, 2]
-    assert all(type(v) is (int if k == "epoch" else float) for k, v in trainer.history[0].items())
     row = trainer.history[0]
+    assert all(type(v) is (int if k == "epoch" else float) for k, v in row.items())
     assert row["images_per_second"] == pytest.approx(20 / row["seconds"])
+    assert (trainer.max_epochs, trainer.num_gpus, trainer.gradient_clip_val) == (2, 0, 1)
+    assert trainer.model is model and model.trainer is trainer
+    assert isinstance(trainer.optim, torch.optim.SGD)
+    assert (trainer.num_train_batches, trainer.num_val_batches) == (3, 2)
+    assert (trainer.epoch, trainer.train_batch_idx, trainer.val_batch_idx) == (2, 6, 4)
 
 
 def test_means_are_weighted_by_samples_down_to_the_last_16_images():
@@ -192,62 +172,26 @@ def test_without_validation_data():
 
 
 def test_evaluate():
-    data = Random()
-    trainer = d2l.Trainer(1, seed=0)
-    model = Net()
+    model, data, trainer = Net(), Random(), d2l.Trainer(1, seed=0)
     trainer.fit(model, data)
     before = weights(model)
+    data.train_dataloader = lambda: []  # which it does not need
     result = d2l.Trainer(1).evaluate(model, data)
     assert result == {key: trainer.history[0][key] for key in ("val_loss", "val_acc")}
     assert equal(weights(model), before) and not model.training
-    assert len(model.board.data["val_acc"]) == 1 and model.board.xlim == [0, 1]  # as trained
+    assert len(model.board.data["val_acc"]) == 1  # as trained
 
 
-def test_evaluate_needs_no_batch_to_train_on():
-    data = Random()
-    data.train_dataloader = lambda: []
-    assert d2l.Trainer(1).evaluate(Net(), data).keys() == {"val_loss", "val_acc"}
-
-
-def test_first_losses_are_those_of_the_first_ten_steps():
-    seen = []
-
-    class Notes(Net):
-        def training_step(self, batch):
-            loss = super().training_step(batch)
-            seen.append(float(loss.detach()))
-            return loss
-
-    trainer = d2l.Trainer(2, seed=0)
-    trainer.fit(Notes(), Random(n=96))
-    assert len(seen) == 24
-    assert trainer.first_losses == seen[:10]
-
-
-def test_steps_can_be_taken_one_by_one():
-    trainer = d2l.Trainer(2, seed=0)
+def test_first_losses_are_those_of_the_first_ten_steps_which_can_be_taken_one_by_one():
+    trainer, again = d2l.Trainer(2, seed=0), d2l.Trainer(2, seed=0)
     trainer.fit(Net(), Random(n=96, seed=0))
-    again = d2l.Trainer(2, seed=0)
     again.start(Net(), Random(n=96, seed=0))
     losses = [float(again.step(batch)) for batch in again.train_dataloader]
-    assert losses[:10] == trainer.first_losses
+    assert len(losses) == 12
+    assert trainer.first_losses == losses[:10]
 
 
 # --- attributes, devices, precision -----------------------------------------------------------
-
-
-def test_attributes_of_the_book():
-    model, data = Net(), Random()
-    trainer = d2l.Trainer(max_epochs=2, num_gpus=0, gradient_clip_val=1)
-    trainer.fit(model, data)
-    assert (trainer.max_epochs, trainer.num_gpus, trainer.gradient_clip_val) == (2, 0, 1)
-    assert trainer.gpus == []
-    assert trainer.model is model and model.trainer is trainer
-    assert isinstance(trainer.optim, torch.optim.SGD)
-    assert (trainer.num_train_batches, trainer.num_val_batches) == (3, 2)
-    assert len(trainer.train_dataloader) == 3 and len(trainer.val_dataloader) == 2
-    assert (trainer.epoch, trainer.train_batch_idx, trainer.val_batch_idx) == (2, 6, 4)
-    assert not trainer.interrupted and not model.training
 
 
 def test_the_curves_are_on_the_board():
@@ -263,17 +207,15 @@ def test_the_curves_are_on_the_board():
     assert [x for x, _ in model.board.data["val_acc"]] == [1]
 
 
-@pytest.mark.parametrize("num_gpus", [0, 1])
-def test_without_a_gpu_it_says_that_it_trains_on_the_cpu(monkeypatch, capsys, num_gpus):
+def test_without_a_gpu_it_says_that_it_trains_on_the_cpu(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
-    trainer = d2l.Trainer(1, num_gpus=num_gpus, precision="float32")
+    trainer = d2l.Trainer(1, num_gpus=2, precision="float32")
     assert (trainer.device, trainer.gpus) == (d2l.cpu(), [])
     trainer.fit(Net(), Random())
     output = capsys.readouterr()
-    assert output.out == ""
-    assert "cpu float32:" in output.err
-    assert output.err.rsplit("\r", 2)[-2].strip() == output.err.rsplit("\r", 1)[-1] == ""
+    assert output.out == "" and "cpu float32:" in output.err
+    assert output.err.rsplit("\r", 2)[-2].strip() == ""  # the bar is gone
 
 
 class NoFloat64(TorchDispatchMode):
@@ -288,19 +230,13 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-def test_a_device_without_float64_trains_to_the_same(tmp_path):
-    def run(name):
-        model = Net(schedule=True)
-        trainer = d2l.Trainer(2, gradient_clip_val=1, seed=0, checkpoint=tmp_path / name)
-        trainer.fit(model, Random(seed=0))
-        return weights(model), comparable(trainer.history)
-
+def test_a_device_without_float64_trains(tmp_path):
     with NoFloat64():
         with pytest.raises(TypeError, match="no float64"):
             torch.ones(1).double()
-        without = run("without.pt")
-    (theirs, history), (ours, our_history) = without, run("with.pt")
-    assert equal(theirs, ours) and history == our_history
+        trainer = d2l.Trainer(1, gradient_clip_val=1, checkpoint=tmp_path / "run.pt")
+        trainer.fit(Net(schedule=True), Random())
+    assert len(trainer.history) == 1
 
 
 def test_with_a_gpu_it_takes_one(monkeypatch):
@@ -311,24 +247,11 @@ def test_with_a_gpu_it_takes_one(monkeypatch):
     assert d2l.Trainer(1, num_gpus=3).gpus == [d2l.gpu(0), d2l.gpu(1)]
 
 
-@pytest.mark.parametrize("fast", PRECISIONS)
-@pytest.mark.parametrize("asked", [None, "auto", *PRECISIONS])
-def test_precision_is_float32_unless_asked(monkeypatch, asked, fast):
-    monkeypatch.setattr("d2l_utils.device.fast_precision", lambda device: fast)
-    trainer = d2l.Trainer(1, precision=asked)
-    assert trainer.precision == {None: "float32", "auto": fast}.get(asked, asked)
+def test_precision_is_float32_unless_asked(monkeypatch):
+    monkeypatch.setattr("d2l_utils.device.fast_precision", lambda device: "bfloat16")
+    for asked, taken in {None: "float32", "auto": "bfloat16", "bfloat16": "bfloat16"}.items():
+        assert d2l.Trainer(1, precision=asked).precision == taken
     assert d2l.Trainer(1).precision == "float32"
-
-
-def test_a_subclass_may_save_hyperparameters_of_its_own():
-    class Mine(d2l.Trainer):
-        def __init__(self, max_epochs, precision=None):
-            super().__init__(max_epochs, precision="bfloat16")
-            self.save_hyperparameters()
-
-    trainer = Mine(1)
-    trainer.fit(Net(), Random())
-    assert (trainer.precision, trainer.hparams) == ("float32", {"max_epochs": 1, "precision": None})
 
 
 @pytest.mark.parametrize(("precision", "dtype"), PRECISIONS.items())
@@ -366,103 +289,62 @@ def test_on_a_gpu(precision, tmp_path):
 def test_a_seed_fixes_everything():
     def run(seed, global_seed):
         torch.manual_seed(global_seed)
-        model, data = Net(), Random()
-        d2l.Trainer(2, seed=seed).fit(model, data)
+        model = Net()
+        d2l.Trainer(2, seed=seed).fit(model, Random())
         return weights(model)
 
     assert equal(run(3, 0), run(3, 1))
     assert not equal(run(3, 0), run(4, 0))
-    assert equal(run(None, 5), run(None, 5))
     assert not equal(run(None, 5), run(None, 6))
 
 
 # --- optimisers -------------------------------------------------------------------------------
 
 
-def test_an_optimiser_written_by_hand_trains_as_torchs():
-    torch.manual_seed(0)
-    by_hand, of_torch = Scratch(by_hand=True), Scratch()
-    of_torch.W.data.copy_(by_hand.W)
-    first = by_hand.W.detach().clone()
-    for model in (by_hand, of_torch):
-        d2l.Trainer(2, precision="float32", gradient_clip_val=1).fit(model, Random(seed=1))
-    assert not torch.equal(by_hand.W, first)
-    torch.testing.assert_close(by_hand.W, of_torch.W)
-
-
-@pytest.mark.parametrize("kind", [tuple, list])
-def test_a_scheduler_is_stepped_after_each_batch(kind):
-    class Decays(Line):
-        def configure_optimizers(self):
-            optimiser = torch.optim.SGD(self.parameters(), 1.0)
-            return kind([optimiser, torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)])
-
-    trainer = d2l.Trainer(2)
-    trainer.fit(Decays(), Random())
-    assert trainer.optim.param_groups[0]["lr"] == 0.5**6
-
-
-SCHEDULES = {
-    "StepLR": lambda optimiser: torch.optim.lr_scheduler.StepLR(optimiser, 1, 0.01),
-    "MultiStepLR": lambda optimiser: torch.optim.lr_scheduler.MultiStepLR(optimiser, [1, 2], 0.01),
-    "LambdaLR": lambda optimiser: torch.optim.lr_scheduler.LambdaLR(optimiser, lambda i: 0.01**i),
-    "CosineAnnealingLR": lambda optimiser: torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 1),
-}
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("when", [None, "epoch", "batch"])
-def test_a_schedule_that_is_meant_for_epochs(name, when):
-    """In an epoch of three batches the learning rate would all but vanish."""
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda sgd: lr_scheduler.StepLR(sgd, 1, 0.01),
+        lambda sgd: lr_scheduler.CosineAnnealingLR(sgd, 1),
+    ],
+    ids=["StepLR", "CosineAnnealingLR"],
+)
+def test_a_schedule_that_is_meant_for_epochs(schedule):
+    """Of three batches each; stepped after batches, the learning rate would all but vanish."""
 
     class Decays(Line):
+        def __init__(self, *when):
+            super().__init__()
+            self.when = when
+
         def configure_optimizers(self):
             optimiser = torch.optim.SGD(self.parameters(), 1.0)
-            return optimiser, SCHEDULES[name](optimiser), *([when] if when else [])
+            return optimiser, schedule(optimiser), *self.when
 
-    def rate(steps):
+    def rate(*when):
+        trainer = d2l.Trainer(2)
+        trainer.fit(Decays(*when), Random())
+        return trainer.optim.param_groups[0]["lr"]
+
+    def rate_after(steps):
         optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1.0)
-        scheduler = SCHEDULES[name](optimiser)
+        scheduler = schedule(optimiser)
         for _ in range(steps):
             optimiser.step()
             scheduler.step()
         return optimiser.param_groups[0]["lr"]
 
-    trainer = d2l.Trainer(2)
-    if when is None:
-        with pytest.raises(ValueError, match=f"{name} steps after each batch"):
-            trainer.fit(Decays(), Random())
-        return
-    trainer.fit(Decays(), Random())
-    assert trainer.optim.param_groups[0]["lr"] == rate({"epoch": 2, "batch": 6}[when])
+    with pytest.raises(ValueError, match="LR steps after each batch"):
+        rate()
+    assert (rate("epoch"), rate("batch")) == (rate_after(2), rate_after(6))
 
 
-def test_a_look_ahead_at_a_schedule_changes_nothing():
-    def run(ahead):
-        model = Net(schedule=True)
-        trainer = d2l.Trainer(3, seed=0)
-        model.trainer = trainer
-        if not ahead:
-            pair = model.configure_optimizers
-            model.configure_optimizers = lambda: (*pair(), "batch")
-        trainer.start(model, Random(seed=0))
-        return trainer.scheduler.state_dict(), trainer.optim.state_dict()["param_groups"]
-
-    assert run(ahead=True) == run(ahead=False)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "given"),
-    [
-        (lambda loss: None, "None"),
-        (lambda loss: loss.expand(8), r"shape \(8,\)"),
-    ],
-)
-def test_a_loss_that_is_not_one_number_is_refused(spoil, given):
+@pytest.mark.parametrize("spoil", [lambda loss: None, lambda loss: loss.expand(8)])
+def test_a_loss_that_is_not_one_number_is_refused(spoil):
     model = Line()
     train = model.training_step
     model.training_step = lambda batch: spoil(train(batch))
-    with pytest.raises(TypeError, match=f"train_loss is {given}"):
+    with pytest.raises(TypeError, match="train_loss is "):
         d2l.Trainer(1).fit(model, Random())
 
 
@@ -470,96 +352,60 @@ def test_a_loss_that_is_not_one_number_is_refused(spoil, given):
 
 
 def test_an_interrupt_keeps_what_was_trained(capsys):
-    torch.manual_seed(0)
-    full, stopped = Net(), Net()
-    data = Random()
-    d2l.Trainer(1, seed=0).fit(full, Random(seed=0))
+    one_epoch, stopped = Net(), Net()
+    d2l.Trainer(1, seed=0).fit(one_epoch, Random(seed=0))
     trainer = d2l.Trainer(5, seed=0)
     trainer.fit(stop_at(stopped, 5, KeyboardInterrupt()), Random(seed=0))
     assert trainer.interrupted and len(trainer.history) == 1
-    assert trainer.train_batch_idx == 5
+    assert trainer.train_batch_idx == 5 and not stopped.training
     assert "Stopped in epoch 2; the model keeps what it has learned." in capsys.readouterr().out
-    assert not equal(weights(stopped), weights(full))  # it has learned after the first epoch, too
-    assert not stopped.training
-    assert all(p.isfinite().all() for p in stopped.parameters())
+    assert not equal(weights(stopped), weights(one_epoch))
     del stopped.training_step
-    trainer.fit(stopped, data)
+    trainer.fit(stopped, Random())
     assert not trainer.interrupted and len(trainer.history) == 5
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("device", ["cpu", "like a gpu"])
-def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, monkeypatch, value, device):
+@pytest.mark.parametrize(("device", "value"), [("cpu", math.inf), ("like a gpu", math.nan)])
+def test_a_loss_that_is_not_finite_names_epoch_and_step(tmp_path, monkeypatch, device, value):
     class Spoils(Net):
         def training_step(self, batch):
             loss = super().training_step(batch)
             return loss * value if self.trainer.train_batch_idx == 3 + 1 else loss
 
-    trainer = d2l.Trainer(3, precision="float32", checkpoint=tmp_path / "run.pt", seed=0)
-    if device == "like a gpu":  # on which losses are looked at once an epoch only
-        real = checks.check_losses
-        monkeypatch.setattr(
-            "d2l_utils.trainer.check_losses",
-            lambda trainer, losses, first_step: (
-                len(losses) > 1 and real(trainer, losses, first_step)
-            ),
-        )
-    message = r"the loss is (nan|inf|-inf) in epoch 2, step 2 of 3; lower the learning rate"
+    def once_per_epoch(trainer, losses, first_step, check=checks.losses):
+        if len(losses) > 1:
+            check(trainer, losses, first_step)
+
+    if device == "like a gpu":
+        monkeypatch.setattr(checks, "losses", once_per_epoch)
+    trainer = d2l.Trainer(3, checkpoint=tmp_path / "run.pt", seed=0)
+    message = f"{value} in epoch 2, step 2 of 3; lower the learning rate"
     with pytest.raises(FloatingPointError, match=message):
         trainer.fit(Spoils(), Random(seed=0))
     assert len(trainer.history) == 1
     assert trainer.train_batch_idx == (4 if device == "cpu" else 6)  # steps that were taken
     # The checkpoint is that of the last good epoch.
     good = Net()
-    d2l.Trainer(1, precision="float32", seed=0).fit(good, Random(seed=0))
+    d2l.Trainer(1, seed=0).fit(good, Random(seed=0))
     state = torch.load(tmp_path / "run.pt", weights_only=True)
     assert state["epoch"] == 1
     assert equal(state["model"], weights(good))
 
 
-def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_kept(tmp_path):
-    class Explodes(Net):
-        def training_step(self, batch):
-            loss = super().training_step(batch)
-            if self.trainer.train_batch_idx == 5:  # finite, but not its gradient
-                loss = loss + 0 * self.net[6].weight.sum().sub(self.net[6].weight.sum()).sqrt()
-            return loss
-
-    path = tmp_path / "run.pt"
-    trainer = d2l.Trainer(3, precision="float32", checkpoint=path, seed=0)
-    message = "validation loss is nan after epoch 2, step 3 of 3; lower the learning rate"
-    with pytest.raises(FloatingPointError, match=message):
-        trainer.fit(Explodes(), Random(seed=0))
-    state = torch.load(path, weights_only=True)
-    assert state["epoch"] == 1
-    assert all(tensor.isfinite().all() for tensor in state["model"].values())
-
-
-def test_without_validation_the_weights_themselves_are_looked_at(tmp_path):
+@pytest.mark.parametrize("n_val", [11, 0])
+def test_weights_spoilt_by_the_last_step_of_an_epoch_are_not_kept(tmp_path, n_val):
     class Explodes(Line):
         def training_step(self, batch):
             loss = super().training_step(batch)
-            if self.trainer.train_batch_idx == 2:
+            if self.trainer.train_batch_idx == 5:  # finite, but not its gradient
                 loss = loss + 0 * self.net[1].weight.sum().sub(self.net[1].weight.sum()).sqrt()
             return loss
 
     path = tmp_path / "run.pt"
-    message = "weights are not finite after epoch 1, step 3 of 3; lower the learning"
+    message = "after epoch 2, step 3 of 3; lower the learning rate"
     with pytest.raises(FloatingPointError, match=message):
-        d2l.Trainer(3, precision="float32", checkpoint=path).fit(Explodes(), Random(n_val=0))
-    assert not path.exists()
-
-
-def test_an_interrupt_at_the_very_end_names_the_last_epoch(monkeypatch, capsys):
-    def interrupted(trainer):
-        if trainer.epoch == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr("d2l_utils.trainer.save_checkpoint", interrupted)
-    trainer = d2l.Trainer(2)
-    trainer.fit(Line(), Random())
-    assert trainer.interrupted and len(trainer.history) == 2
-    assert "Stopped in epoch 2; " in capsys.readouterr().out
+        d2l.Trainer(3, checkpoint=path).fit(Explodes(), Random(n_val=n_val))
+    assert torch.load(path, weights_only=True)["epoch"] == 1
 
 
 # --- parts that are replaced, as the book's sections do ---------------------------------------
@@ -698,20 +544,12 @@ def test_data_are_left_where_a_new_model_is(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "argument",
-    [
-        {"max_epochs": 0},
-        {"gradient_clip_val": -1},
-        {"gradient_clip_val": math.nan},
-        {"precision": "float16"},
-        {"checkpoint": ""},
-        {"checkpoint": "/"},
-    ],
+    ("name", "value"),
+    [("max_epochs", 0), ("gradient_clip_val", math.nan), ("precision", "float16")],
 )
-def test_arguments_that_would_fail_late_or_never(argument):
-    (name,) = argument
+def test_arguments_that_would_fail_late_or_never(name, value):
     with pytest.raises(ValueError, match=f"{name} is "):
-        d2l.Trainer(**{"max_epochs": 1} | argument)
+        d2l.Trainer(**{"max_epochs": 1} | {name: value})
 
 
 @pytest.mark.parametrize(
@@ -731,13 +569,6 @@ def test_arguments_of_fit_that_are_something_else(arguments, culprit):
             use(*arguments())
 
 
-def test_labels_that_the_network_has_no_output_for():
-    data = Random()
-    data.y[3] = 2
-    with pytest.raises(ValueError, match="labels .* run from 0 to 2"):
-        d2l.Trainer(1, seed=0).fit(Net(), data)
-
-
 def test_one_hot_labels():
     data = Random()
     data.y = F.one_hot(data.y)
@@ -745,18 +576,10 @@ def test_one_hot_labels():
         d2l.Trainer(1).fit(Line(), data)
 
 
-def test_images_that_the_network_eats():
-    data = Random()
-    data.X = data.X[..., :2, :2]
-    with pytest.raises(ValueError, match="images of 2 x 2 are too small for this Net"):
-        d2l.Trainer(1).fit(Net(), data)
-
-
 @pytest.mark.parametrize("where", [3, 27])  # in training, in validation
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_bad_images_are_the_datas_fault(value, where):
+def test_bad_images_are_the_datas_fault(where):
     data = Random()
-    data.X[where, 0, 2, 2] = value
+    data.X[where, 0, 2, 2] = math.nan
     with pytest.raises(FloatingPointError, match="the data are at fault"):
         d2l.Trainer(1).fit(Line(), data)
 
@@ -768,18 +591,13 @@ def test_a_network_that_starts_with_nan_is_not_told_to_learn_slower():
         d2l.Trainer(1).fit(model, Random())
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_an_empty_batch(train):
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_an_empty_batch(part):
     data = Random()
-    batches = list(data.get_dataloader(train))
-    loader = [*batches, [a[:0] for a in batches[0]]]
-    setattr(data, "train_dataloader" if train else "val_dataloader", lambda: loader)
+    batches = list(data.get_dataloader(part == "train"))
+    setattr(data, f"{part}_dataloader", lambda: [*batches, [a[:0] for a in batches[0]]])
     with pytest.raises(ValueError, match="no image in a batch"):
         d2l.Trainer(1).fit(Net(), data)
-
-
-def test_data_without_a_batch():
-    data = Random()
     data.train_dataloader = lambda: []
     with pytest.raises(ValueError, match="no batch to train on"):
         d2l.Trainer(1).fit(Net(), data)
