@@ -13,35 +13,24 @@ __all__ = ["ProgressBoard", "set_figsize", "show_images", "use_svg_display"]
 
 
 def use_svg_display() -> None:
-    """Show figures as SVG in this notebook, as the book's sections do.
-
-    The notebooks here keep PNG: two drawings of one SVG never have the same text.
-    """
+    """Show figures as SVG in this notebook, as the book's sections do."""
+    # The notebooks here keep PNG: two drawings of one SVG never have the same text.
     from matplotlib_inline import backend_inline
 
     backend_inline.set_matplotlib_formats("svg")
 
 
 def set_figsize(figsize: tuple[float, float] = (3.5, 2.5)) -> None:
-    """Set the size of the figures to come, in inches.
-
-    >>> set_figsize((4, 3))
-    """
+    """Set the size of the figures to come, in inches."""
     from matplotlib import pyplot as plt
 
     plt.rcParams["figure.figsize"] = figsize
 
 
 def show_images(imgs, num_rows: int, num_cols: int, titles=None, scale: float = 1.5):
-    """Show the first images in a grid and return its axes, flattened.
+    """Show as many images as the grid has room for, and return its axes, flattened.
 
-    Args:
-        imgs: images, each `(h, w)` or `(h, w, 3)`: a tensor, an array, or a list of what
-            Matplotlib's `imshow` takes. Those that find no place in the grid are not shown.
-        num_rows: rows of the grid.
-        num_cols: columns of the grid.
-        titles: one title per image.
-        scale: width and height of one image, in inches.
+    `imgs` are tensors or arrays, each `(h, w)` or `(h, w, 3)`, of `scale` inches a side.
 
     >>> [ax.get_title() for ax in show_images(torch.rand(9, 4, 4), 1, 2, titles=["a", "b"])]
     ['a', 'b']
@@ -51,14 +40,13 @@ def show_images(imgs, num_rows: int, num_cols: int, titles=None, scale: float = 
     figsize = (num_cols * scale, num_rows * scale)
     _, axes = plt.subplots(num_rows, num_cols, figsize=figsize, squeeze=False)
     axes = axes.flatten()
-    for i, ax in enumerate(axes):
+    for ax in axes:
         ax.set_axis_off()
-        if i < len(imgs):
-            image = imgs[i]
-            is_tensor = isinstance(image, torch.Tensor)
-            ax.imshow(image.numpy(force=True) if is_tensor else image, cmap="gray")
-            if titles:
-                ax.set_title(titles[i])
+    for i, (ax, image) in enumerate(zip(axes, imgs, strict=False)):
+        is_tensor = isinstance(image, torch.Tensor)
+        ax.imshow(image.numpy(force=True) if is_tensor else image, cmap="gray")
+        if titles:
+            ax.set_title(titles[i])
     return axes
 
 
@@ -73,24 +61,12 @@ class ProgressBoard(HyperParameters):
     """Curves that grow point by point.
 
     In a notebook the picture grows below the cell, and one figure is stored. In a script the figure
-    is there for `plt.show()` and `plt.savefig(...)`.
+    is there for `plt.show()` and `plt.savefig(...)`. It is drawn on `fig` or `axes` if they are
+    given. Without `display` there is none.
 
-    Args:
-        xlabel: label of the horizontal axis.
-        ylabel: label of the vertical axis.
-        xlim: limits of the horizontal axis, `(low, high)`; None fits them to the points.
-        ylim: limits of the vertical axis.
-        xscale: "linear", or another scale that Matplotlib knows.
-        yscale: likewise.
-        ls: line styles, taken in turn.
-        colors: colours, taken in turn.
-        fig: the Matplotlib figure to draw on; None makes one.
-        axes: its axes; None makes them.
-        figsize: width and height of the figure, in inches.
-        display: whether there is a picture; without one the points are kept all the same.
-
-    Attributes:
-        data: a dict of label to list of points, each with `.x` and `.y`.
+    Line styles `ls` and `colors` are taken in turn; `figsize` is in inches; limits are
+    `(low, high)`, or None to fit the points. `data` has for each label a list of points, with `.x`
+    and `.y`.
 
     >>> board = ProgressBoard(xlabel="epoch")
     >>> for x in range(4):
@@ -136,7 +112,7 @@ class ProgressBoard(HyperParameters):
             for line in getattr(self, "_lines", {}).values():
                 line.remove()
         else:
-            self.fig = self.axes = self._mine = None
+            self.fig = self.axes = self._mine = self._late = None
         self._lines: dict = {}
 
     def draw(self, x: float, y, label: str, every_n: int = 1) -> None:
@@ -172,7 +148,8 @@ class ProgressBoard(HyperParameters):
             self.axes = self.fig.gca()
             self._lines, self._stale = {}, True
         figure = self.fig or self.axes.figure
-        self._plot_late(figure)
+        if figure is not self._late:
+            self._plot_late(figure)
         self._plot()
         return figure
 
@@ -184,12 +161,10 @@ class ProgressBoard(HyperParameters):
     def _plot_late(self, figure):
         # Curves are plotted when the figure is drawn: not once per point, and yet none is missing
         # from what is shown or saved, whoever does it.
-        if figure is self._late:
-            return
         self._late, draw = figure, figure.draw
 
         def draw_with_all_points(renderer):
-            if figure is (self.fig or self.axes.figure):
+            if figure is self._late:
                 self._plot()
             draw(renderer)
 
@@ -201,15 +176,13 @@ class ProgressBoard(HyperParameters):
         self._stale, axes = False, self.axes
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, xscale=self.xscale, yscale=self.yscale)
         for i, (label, points) in enumerate(self.data.items()):
-            if points and label not in self._lines:
-                style = {
-                    "ls": self.ls[i % len(self.ls)],
-                    "color": self.colors[i % len(self.colors)],
-                }
-                (self._lines[label],) = axes.plot([], [], label=label, **style)
+            if not points:
+                continue
+            if label not in self._lines:
+                ls, color = self.ls[i % len(self.ls)], self.colors[i % len(self.colors)]
+                (self._lines[label],) = axes.plot([], [], ls=ls, color=color, label=label)
                 axes.legend()
-            if points:
-                self._lines[label].set_data(*zip(*points, strict=True))
+            self._lines[label].set_data(*zip(*points, strict=True))
         axes.relim()
         axes.autoscale_view()
         axes.set(**{k: v for k, v in {"xlim": self.xlim, "ylim": self.ylim}.items() if v})

@@ -1,9 +1,7 @@
 """Fashion-MNIST in memory, and the base class of data sets."""
 
-import math
 import os
-from collections.abc import Iterator, Sequence
-from numbers import Integral
+from collections.abc import Iterable, Iterator, Sequence
 from operator import index
 
 import torch
@@ -25,12 +23,9 @@ TEXT_LABELS = "t-shirt trouser pullover dress coat sandal shirt sneaker bag".spl
 class DataModule(HyperParameters):
     """The base class of data sets: loaders of batches for training and validation.
 
-    `device` is where batches shall go, for loaders that can put them there themselves; the trainer
-    sets it. `generator`, if not None, is the source of the order, kept in checkpoints.
-
-    Args:
-        root: the folder of the files.
-        num_workers: kept for the book's interface; `get_tensorloader` starts none.
+    `device` is where batches shall go, for loaders that can put them there; the trainer sets it.
+    `generator`, if not None, is the source of the order, kept in checkpoints. `root` and
+    `num_workers` are the book's; nothing here uses them.
 
     >>> class Numbers(DataModule):
     ...     batch_size = 2
@@ -47,11 +42,7 @@ class DataModule(HyperParameters):
         self.save_hyperparameters()
 
     def get_dataloader(self, train: bool):
-        """Return an iterable of batches with a length; for subclasses to define.
-
-        Raises:
-            NotImplementedError: unless a subclass does.
-        """
+        """Return an iterable of batches with a length; for subclasses to define."""
         raise NotImplementedError(f"{type(self).__name__} defines no get_dataloader(train)")
 
     def train_dataloader(self):
@@ -63,10 +54,7 @@ class DataModule(HyperParameters):
         return self.get_dataloader(train=False)
 
     def get_tensorloader(self, tensors, train: bool, indices=slice(0, None)):
-        """Return a loader over `indices` of `tensors`, in a new order each epoch if `train`.
-
-        It takes its batch size from `self.batch_size`.
-        """
+        """Return batches of `self.batch_size`, in a new order each epoch if `train`."""
         dataset = torch_data.TensorDataset(*(t[indices] for t in tensors))
         return torch_data.DataLoader(
             dataset, self.batch_size, shuffle=train, generator=self.generator
@@ -76,24 +64,15 @@ class DataModule(HyperParameters):
 class ImageSet(torch_data.Dataset):
     """Grey images with labels, held in memory as uint8, with torchvision's names for its parts.
 
-    Item `i` is an image, float32 `(1, h, w)` on [0, 1] in the set's size, and its label.
-
-    Args:
-        data: images, uint8, `(n, 28, 28)`. Other ones may be put in their place later.
-        targets: labels, int64, `(n,)`; likewise.
-        resize: the size that items have, `(h, w)`.
-
-    Attributes:
-        classes: the names of the ten classes, as torchvision writes them.
-        transform: None, or a function of a PIL image that gives the item's image; `resize` then
-            has no effect.
+    `data` is uint8, `(n, 28, 28)`, and `targets` int64, `(n,)`; both may be replaced. Item `i` is
+    an image, float32 `(1, h, w)` on [0, 1] in the size `resize`, and its label. A `transform`, a
+    function of a PIL image, makes the image instead if there is one.
     """
 
     classes = [name.capitalize() for name in ("t-shirt/top", *TEXT_LABELS[1:])]
 
     def __init__(self, data: torch.Tensor, targets: torch.Tensor, resize: tuple[int, int]):
-        self.data, self.targets, self.resize = data, targets, resize
-        self.transform = None
+        self.data, self.targets, self.resize, self.transform = data, targets, resize, None
 
     def __len__(self) -> int:
         return len(self.data)
@@ -136,14 +115,14 @@ class ImageLoader:
 class FashionMNIST(DataModule):
     """Fashion-MNIST: 60,000 grey images of 28 x 28 to train on and 10,000 to test on, ten classes.
 
-    The files are looked for in `root`, in the folder that the environment variable `D2L_DATA`
-    names, in the repository's `data/`, and where the Debian package `dataset-fashion-mnist` puts
-    them. Failing all, they are downloaded, or taken out of that package without installing it.
+    The files are looked for in `root`, in the folder that the variable `D2L_DATA` names, in the
+    repository's `data/`, and where the Debian package `dataset-fashion-mnist` puts them. Failing
+    all, they are downloaded, or taken out of that package without installing it.
 
     Args:
         batch_size: images per batch.
         resize: height and width that the images are resized to, bilinearly with antialiasing, to
-            the very pixels of torchvision's `Resize` and `ToTensor`; one number gives squares.
+            the very pixels of torchvision's `Resize` and `ToTensor`; one integer gives squares.
             (Pillow 13 alone rounds in another order where the height shrinks by more than twice
             what the width does.)
         root: a folder with the four files, plain or as .gz, or with `FashionMNIST/raw` in it.
@@ -155,10 +134,8 @@ class FashionMNIST(DataModule):
             "crop" (shifted by up to 2 of the 28 pixels, before resizing; zeros come in).
         seed: fixes the order and the augmentation; None: torch's global generator decides.
 
-    Attributes:
-        train: the images to train on, an `ImageSet`; any `torch.utils.data.Dataset` of images and
-            labels may take its place, such as a `Subset` of it.
-        val: the images to validate on, likewise.
+    Any `torch.utils.data.Dataset` of images and labels, such as a `Subset`, may be put in the place
+    of `train` and `val`.
 
     Raises:
         ValueError: if an argument is outside its range, or a file is not the official one.
@@ -186,57 +163,45 @@ class FashionMNIST(DataModule):
         seed: int | None = None,
     ):
         # As Python's integers, which a checkpoint can hold; NumPy's are taken, too.
-        batch_size, holdout, resize = index(batch_size), index(holdout), _pair(resize)
-        _check_range("batch_size", batch_size, 1, math.inf)
-        _check_range("holdout", holdout, 0, 59_999)
+        batch_size, holdout = index(batch_size), index(holdout)
+        height, width = map(index, resize if isinstance(resize, Iterable) else (resize, resize))
+        resize = height, width
+        end = last = 60_000 - holdout
         if train_size is not None:
-            train_size = index(train_size)
-            _check_range("train_size", train_size, 1, 60_000 - holdout)
-        if set(augment) - set(AUGMENTATIONS):
-            raise ValueError(f"augment is {augment!r}; it must be a list of any of {AUGMENTATIONS}")
+            train_size = last = index(train_size)
         self.save_hyperparameters()
+        for name, good, allowed in (
+            ("batch_size", batch_size >= 1, "at least 1"),
+            ("resize", min(resize) >= 1, "height and width, like (28, 28)"),
+            ("holdout", 0 <= holdout < 60_000, "from 0 to 59999"),
+            ("train_size", 1 <= last <= end, f"from 1 to {end}"),
+            ("augment", set(augment) <= set(AUGMENTATIONS), f"a list of any of {AUGMENTATIONS}"),
+        ):
+            if not good:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {allowed}")
         self.generator = None if seed is None else torch.Generator().manual_seed(seed)
         images, labels, test_images, test_labels = load(root)
-        end = 60_000 - holdout
-        last = end if train_size is None else train_size
         self.train = ImageSet(images[:last], labels[:last], resize)
-        if holdout:
-            self.val = ImageSet(images[end:], labels[end:], resize)
-        else:
-            self.val = ImageSet(test_images, test_labels, resize)
+        held_out = (images[end:], labels[end:]) if holdout else (test_images, test_labels)
+        self.val = ImageSet(*held_out, resize)
 
     def text_labels(self, indices) -> list[str]:
-        """Return the names of the labels `indices`.
-
-        Raises:
-            ValueError: if one is not from 0 to 9.
-        """
+        """Return the names of the labels `indices`, each from 0 to 9."""
         indices = [int(i) for i in indices]
-        if wrong := [i for i in indices if not 0 <= i < len(TEXT_LABELS)]:
-            raise ValueError(f"no class has the label {wrong[0]}; labels run from 0 to 9")
+        if min(indices, default=0) < 0:  # Python would count from the end
+            raise ValueError(f"indices are {indices}; they must be from 0 to 9")
         return [TEXT_LABELS[i] for i in indices]
 
     def get_dataloader(self, train: bool):
-        """Return the batches: of `train` in a new order each epoch, or of `val` in a fixed one.
-
-        Raises:
-            ValueError: if images that are transformed one by one shall be augmented, too.
-        """
+        """Return the batches: of `train` in a new order each epoch, or of `val` in a fixed one."""
         dataset = self.train if train else self.val
         if isinstance(dataset, ImageSet) and dataset.transform is None:
             return ImageLoader(dataset, self, train)
         if train and self.augment:
-            raise ValueError(
-                f"augment is {self.augment!r}; it must be empty where train has a transform or is "
-                "a data set of your own"
-            )
-        return torch_data.DataLoader(
-            dataset,
-            self.batch_size,
-            shuffle=train,
-            num_workers=self.num_workers,
-            generator=self.generator,
-        )
+            why = "where train has a transform or is a data set of your own"
+            raise ValueError(f"augment is {self.augment!r}; it must be empty {why}")
+        options = {"num_workers": self.num_workers, "generator": self.generator}
+        return torch_data.DataLoader(dataset, self.batch_size, shuffle=train, **options)
 
     def visualize(self, batch, nrows: int = 1, ncols: int = 8, labels: Sequence[str] = ()):
         """Show the first `nrows * ncols` images of a batch, with their class names or `labels`."""
@@ -244,17 +209,3 @@ class FashionMNIST(DataModule):
         n = min(nrows * ncols, len(X))
         titles = list(labels) or self.text_labels(y[:n])
         return show_images(X[:n].squeeze(1).cpu(), nrows, ncols, titles=titles)
-
-
-def _check_range(name, value, low, high):
-    if not low <= value <= high:
-        allowed = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-        raise ValueError(f"{name} is {value}; it must be {allowed}")
-
-
-def _pair(resize) -> tuple[int, int]:
-    """Return height and width, as `index` has them: for a number, twice this number."""
-    size = (resize, resize) if isinstance(resize, Integral) else tuple(resize)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"resize is {resize!r}; it must be height and width, like (28, 28)")
-    return index(size[0]), index(size[1])

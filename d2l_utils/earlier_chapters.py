@@ -1,31 +1,24 @@
 """What earlier chapters of the book define and later ones use; imported when it is asked for.
 
-`d2l_utils.SGD` and the others are these. The book's chapters on classification and convolutional
-networks need no more of its names than these and those of `d2l_utils` itself.
+The chapters on classification and convolutional networks need no further names of the book.
 """
 
+# ruff: noqa: D102 (the book explains the methods)
+
 import time
+from itertools import accumulate
 
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 
 from d2l_utils.board import set_figsize
 from d2l_utils.data import DataModule
 from d2l_utils.hyperparameters import HyperParameters
 from d2l_utils.module import Module
 
-__all__ = [
-    "SGD",
-    "LinearRegression",
-    "LinearRegressionScratch",
-    "ResNeXtBlock",
-    "SyntheticRegressionData",
-    "Timer",
-    "corr2d",
-    "plot",
-    "plt",  # noqa: F822 (see __getattr__)
-    "set_axes",
-]
+__all__ = ["SGD", "LinearRegression", "LinearRegressionScratch", "ResNeXtBlock"]
+__all__ += ["SyntheticRegressionData", "Timer", "corr2d", "plot", "plt", "set_axes"]  # noqa: F822
 
 
 def __getattr__(name):
@@ -37,12 +30,7 @@ def __getattr__(name):
 
 
 class SyntheticRegressionData(DataModule):
-    """Points on a plane with noise: `X` is standard normal, `(n, len(w))`; `y = Xw + b + noise`.
-
-    >>> data = SyntheticRegressionData(w=torch.tensor([2, -3.4]), b=4.2)
-    >>> [tuple(part.shape) for part in next(iter(data.train_dataloader()))]
-    [(32, 2), (32, 1)]
-    """
+    """Points on a plane with noise: `X` is standard normal, `(n, len(w))`; `y = Xw + b + noise`."""
 
     def __init__(self, w, b, noise=0.01, num_train=1000, num_val=1000, batch_size=32):
         super().__init__()
@@ -52,7 +40,6 @@ class SyntheticRegressionData(DataModule):
         self.y = self.X @ w.reshape(-1, 1) + b + noise * torch.randn(n, 1)
 
     def get_dataloader(self, train):
-        """Return batches of the first `num_train` points, or of the others."""
         rows = slice(0, self.num_train) if train else slice(self.num_train, None)
         return self.get_tensorloader((self.X, self.y), train, rows)
 
@@ -67,15 +54,12 @@ class LinearRegressionScratch(Module):
         self.b = torch.zeros(1, requires_grad=True)
 
     def forward(self, X):
-        """Return `Xw + b`."""
         return X @ self.w + self.b
 
     def loss(self, y_hat, y):
-        """Return the mean of half the squared errors."""
         return ((y_hat - y) ** 2 / 2).mean()
 
     def configure_optimizers(self):
-        """Return gradient descent, written by hand."""
         return SGD([self.w, self.b], self.lr)
 
 
@@ -87,12 +71,10 @@ class SGD(HyperParameters):
 
     @torch.no_grad()
     def step(self):
-        """Move each parameter against its gradient."""
         for param in self.params:
             param -= self.lr * param.grad
 
     def zero_grad(self):
-        """Set each gradient to zero."""
         for param in self.params:
             if param.grad is not None:
                 param.grad.zero_()
@@ -109,22 +91,14 @@ class LinearRegression(Module):
         self.net.bias.data.fill_(0)
 
     def loss(self, y_hat, y):
-        """Return the mean of the squared errors."""
-        return nn.functional.mse_loss(y_hat, y)
+        return F.mse_loss(y_hat, y)
 
     def get_w_b(self):
-        """Return the weights and the bias that were learned."""
         return self.net.weight.data, self.net.bias.data
 
 
 class ResNeXtBlock(nn.Module):
-    """A residual block whose 3 x 3 convolution is grouped; `(n, c, h, w)` to `num_channels`.
-
-    Source: Xie et al., 2016, arXiv 1611.05431.
-
-    >>> ResNeXtBlock(32, groups=16, bot_mul=1)(torch.randn(4, 32, 96, 96)).shape
-    torch.Size([4, 32, 96, 96])
-    """
+    """A residual block whose 3 x 3 convolution is grouped (Xie et al., 2016, arXiv 1611.05431)."""
 
     def __init__(self, num_channels, groups, bot_mul, use_1x1conv=False, strides=1):
         super().__init__()
@@ -133,20 +107,14 @@ class ResNeXtBlock(nn.Module):
         def conv(channels, *arguments, **options):
             return [nn.LazyConv2d(channels, *arguments, **options), nn.LazyBatchNorm2d()]
 
-        self.net = nn.Sequential(
-            *conv(width, 1),
-            nn.ReLU(),
-            *conv(width, 3, stride=strides, padding=1, groups=width // groups),
-            nn.ReLU(),
-            *conv(num_channels, 1),
-        )
+        grouped = conv(width, 3, stride=strides, padding=1, groups=width // groups)
+        ends = conv(num_channels, 1)
+        self.net = nn.Sequential(*conv(width, 1), nn.ReLU(), *grouped, nn.ReLU(), *ends)
         shortcut = conv(num_channels, 1, stride=strides) if use_1x1conv else []
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, X):
-        """Return the sum of both paths, after ReLU."""
-        Y = self.net(X)
-        return nn.functional.relu(Y + self.shortcut(X))
+        return F.relu(self.net(X) + self.shortcut(X))
 
 
 def corr2d(X, K):
@@ -168,41 +136,25 @@ class Timer:
         self.start()
 
     def start(self):
-        """Start, or start again."""
         self.tik = time.time()
 
     def stop(self):
-        """Keep the time since the start, and return it."""
         self.times.append(time.time() - self.tik)
         return self.times[-1]
 
     def avg(self):
-        """Return the mean of the times."""
         return self.sum() / len(self.times)
 
     def sum(self):
-        """Return the sum of the times."""
         return sum(self.times)
 
     def cumsum(self):
-        """Return the sums of the times so far, a list."""
-        return torch.tensor(self.times, dtype=torch.float64).cumsum(0).tolist()
+        return list(accumulate(self.times))
 
 
-def plot(
-    X,
-    Y=None,
-    xlabel=None,
-    ylabel=None,
-    legend=(),
-    xlim=None,
-    ylim=None,
-    xscale="linear",
-    yscale="linear",
-    fmts=("-", "m--", "g-.", "r:"),
-    figsize=(3.5, 2.5),
-    axes=None,
-):
+def plot(X, Y=None, xlabel=None, ylabel=None, legend=(), xlim=None, ylim=None,
+         xscale="linear", yscale="linear", fmts=("-", "m--", "g-.", "r:"), figsize=(3.5, 2.5),
+         axes=None):  # fmt: skip
     """Plot curves: each `Y` over its `X`, or over the only one, or each `X` over its index."""
 
     def curves(values):

@@ -68,19 +68,15 @@ def find_folder(root=None) -> Path | None:
 
 
 def _places(root) -> list[Path]:
-    named = [_home("root", root)] if root else []
-    if variable := os.environ.get("D2L_DATA"):
-        named.append(_home("D2L_DATA", variable))
-        if not named[-1].is_dir():
-            raise FileNotFoundError(f"D2L_DATA is {variable!r}; it must be a folder that exists")
+    named = []
+    for name, path in (("root", root), ("D2L_DATA", os.environ.get("D2L_DATA"))):
+        if path:
+            folder = Path(os.path.expanduser(path))
+            # The root may be made later. `~somebody` stays where there is no such user.
+            if str(folder).startswith("~") or (name == "D2L_DATA" and not folder.is_dir()):
+                raise FileNotFoundError(f"{name} is {str(path)!r}; it must be a folder that exists")
+            named.append(folder)
     return [*named, _repository_data(), DEBIAN_FOLDER]
-
-
-def _home(name, path) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:  # ~somebody
-        raise FileNotFoundError(f"{name} is {str(path)!r}; there is no such user") from error
 
 
 def _repository_data() -> Path:
@@ -119,9 +115,7 @@ def read_file(folder: Path, name: str) -> bytes:
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}); {_MEND}") from error
     if hashlib.sha256(content).hexdigest() != FILES[name]:
-        raise ValueError(
-            f"{path} is truncated or altered: its SHA-256 is not {FILES[name]}; {_MEND}"
-        )
+        raise ValueError(f"{path} is truncated or altered, says its SHA-256; {_MEND}")
     return content
 
 
@@ -132,14 +126,15 @@ def bring(root=None) -> Path:
     """Bring the data set to the first place named, `data/` if none is, and return its folder.
 
     It arrives in a temporary folder beside the final one and is renamed file by file when it is
-    whole, so an interruption leaves nothing behind and two processes do no harm.
-
-    Raises:
-        FileNotFoundError: if no way leads to it.
+    whole, so an interruption leaves nothing behind and two processes do no harm. If no way leads to
+    it, a FileNotFoundError lists them.
     """
     target = _places(root)[0] / "FashionMNIST" / "raw"
     failures = []
-    for way, what in _WAYS.items():
+    for what, way in (
+        ("The download by torchvision", _from_torchvision),
+        ("Unpacking the Debian package, without installing it,", _from_debian),
+    ):
         try:
             target.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target) as temporary:
@@ -183,9 +178,3 @@ def _from_debian(folder: Path) -> Path:
     (package,) = folder.glob("*.deb")
     run("dpkg", "-x", str(package), "unpacked")
     return folder / "unpacked" / DEBIAN_FOLDER.relative_to("/")
-
-
-_WAYS = {
-    _from_torchvision: "The download by torchvision",
-    _from_debian: "Unpacking the Debian package, without installing it,",
-}

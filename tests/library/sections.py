@@ -23,7 +23,17 @@ def train(d2l, model, data, epochs=1):
     trainer = d2l.Trainer(max_epochs=epochs, num_gpus=1)
     trainer.fit(model, data)
     assert trainer.train_batch_idx == epochs * len(data.train_dataloader())
-    return trainer
+
+
+def train_on_few(d2l, model, **arguments):
+    """Trains a network of the later chapters, with its layers initialised by the first batch."""
+    data = few(d2l.FashionMNIST(**arguments))
+    model.apply_init([next(iter(data.get_dataloader(True)))[0]], d2l.init_cnn)
+    train(d2l, model, data)
+
+
+def global_average(num_classes):
+    return nn.Sequential(nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
 def calculus(d2l):
@@ -94,11 +104,8 @@ def weight_decay(d2l):
             self.wd = wd
 
         def configure_optimizers(self):
-            groups = [
-                {"params": self.net.weight, "weight_decay": self.wd},
-                {"params": self.net.bias},
-            ]
-            return torch.optim.SGD(groups, lr=self.lr)
+            weight = {"params": self.net.weight, "weight_decay": self.wd}
+            return torch.optim.SGD([weight, {"params": self.net.bias}], lr=self.lr)
 
     data = Data(num_train=20, num_val=100, num_inputs=200, batch_size=5)
     norms = []
@@ -155,12 +162,8 @@ def numerical_stability(d2l):
     x = torch.arange(-8.0, 8.0, 0.1, requires_grad=True)
     y = torch.sigmoid(x)
     y.backward(torch.ones_like(x))
-    d2l.plot(
-        x.detach().numpy(),
-        [y.detach().numpy(), x.grad.numpy()],
-        legend=["sigmoid", "gradient"],
-        figsize=(4.5, 2.5),
-    )
+    curves = [y.detach().numpy(), x.grad.numpy()]
+    d2l.plot(x.detach().numpy(), curves, legend=["sigmoid", "gradient"], figsize=(4.5, 2.5))
     texts = d2l.plt.gca().get_legend().get_texts()
     assert [text.get_text() for text in texts] == ["sigmoid", "gradient"]
 
@@ -247,37 +250,27 @@ def channels(d2l):
 def nin(d2l):
     def nin_block(out_channels, kernel_size, strides, padding):
         return nn.Sequential(
-            nn.LazyConv2d(out_channels, kernel_size, strides, padding),
-            nn.ReLU(),
-            nn.LazyConv2d(out_channels, kernel_size=1),
-            nn.ReLU(),
-            nn.LazyConv2d(out_channels, kernel_size=1),
-            nn.ReLU(),
-        )
+            nn.LazyConv2d(out_channels, kernel_size, strides, padding), nn.ReLU(),
+            nn.LazyConv2d(out_channels, kernel_size=1), nn.ReLU(),
+            nn.LazyConv2d(out_channels, kernel_size=1), nn.ReLU(),
+        )  # fmt: skip
 
     class NiN(d2l.Classifier):
         def __init__(self, lr=0.1, num_classes=10):
             super().__init__()
             self.save_hyperparameters()
             self.net = nn.Sequential(
-                nin_block(96, kernel_size=11, strides=4, padding=0),
-                nn.MaxPool2d(3, stride=2),
-                nin_block(256, kernel_size=5, strides=1, padding=2),
-                nn.MaxPool2d(3, stride=2),
-                nin_block(384, kernel_size=3, strides=1, padding=1),
-                nn.MaxPool2d(3, stride=2),
+                nin_block(96, kernel_size=11, strides=4, padding=0), nn.MaxPool2d(3, stride=2),
+                nin_block(256, kernel_size=5, strides=1, padding=2), nn.MaxPool2d(3, stride=2),
+                nin_block(384, kernel_size=3, strides=1, padding=1), nn.MaxPool2d(3, stride=2),
                 nn.Dropout(0.5),
                 nin_block(num_classes, kernel_size=3, strides=1, padding=1),
-                nn.AdaptiveAvgPool2d((1, 1)),
-                nn.Flatten(),
-            )
+                nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(),
+            )  # fmt: skip
             self.net.apply(d2l.init_cnn)
 
     NiN().layer_summary((1, 1, 224, 224))
-    model = NiN(lr=0.05)
-    data = few(d2l.FashionMNIST(batch_size=16, resize=(96, 96)))
-    model.apply_init([next(iter(data.get_dataloader(True)))[0]], d2l.init_cnn)
-    train(d2l, model, data)
+    train_on_few(d2l, NiN(lr=0.05), batch_size=16, resize=(96, 96))
 
 
 def googlenet(d2l):
@@ -309,11 +302,8 @@ def googlenet(d2l):
 
     @d2l.add_to_class(GoogleNet)
     def b5(self):
-        return nn.Sequential(
-            Inception(64, (96, 128), (16, 32), 32),
-            nn.AdaptiveAvgPool2d((1, 1)),
-            nn.Flatten(),
-        )
+        inception = Inception(64, (96, 128), (16, 32), 32)
+        return nn.Sequential(inception, nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten())
 
     @d2l.add_to_class(GoogleNet)
     def __init__(self, lr=0.1, num_classes=10):
@@ -324,9 +314,7 @@ def googlenet(d2l):
 
     model = GoogleNet(lr=0.01)
     model.layer_summary((1, 1, 96, 96))
-    data = few(d2l.FashionMNIST(batch_size=16, resize=(96, 96)))
-    model.apply_init([next(iter(data.get_dataloader(True)))[0]], d2l.init_cnn)
-    train(d2l, model, data)
+    train_on_few(d2l, model, batch_size=16, resize=(96, 96))
 
 
 def batch_normalization(d2l):
@@ -364,22 +352,14 @@ def batch_normalization(d2l):
         def __init__(self, lr=0.1, num_classes=10):
             super().__init__()
             self.save_hyperparameters()
-            self.net = nn.Sequential(
-                nn.LazyConv2d(6, kernel_size=5),
-                BatchNorm(6, num_dims=4),
-                nn.Sigmoid(),
-                nn.AvgPool2d(kernel_size=2, stride=2),
-                nn.Flatten(),
-                nn.LazyLinear(84),
-                BatchNorm(84, num_dims=2),
-                nn.Sigmoid(),
-                nn.LazyLinear(num_classes),
-            )
+            conv = (nn.LazyConv2d(6, kernel_size=5), BatchNorm(6, num_dims=4), nn.Sigmoid())
+            dense = (nn.LazyLinear(84), BatchNorm(84, num_dims=2), nn.Sigmoid())
+            pool = nn.AvgPool2d(kernel_size=2, stride=2)
+            last = nn.LazyLinear(num_classes)
+            self.net = nn.Sequential(*conv, pool, nn.Flatten(), *dense, last)
 
-    data = few(d2l.FashionMNIST(batch_size=128), 512)
     model = BNLeNetScratch(lr=0.1)
-    model.apply_init([next(iter(data.get_dataloader(True)))[0]], d2l.init_cnn)
-    train(d2l, model, data)
+    train_on_few(d2l, model, batch_size=16)
     assert model.net[1].gamma.reshape((-1,)).shape == (6,)
 
 
@@ -405,15 +385,12 @@ def resnet(d2l):
                 first = [Residual(channels, use_1x1conv=True, strides=2)] if i else []
                 rest = [Residual(channels) for _ in range(num - len(first))]
                 self.net.add_module(f"b{i + 2}", nn.Sequential(*first, *rest))
-            head = (nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.LazyLinear(num_classes))
-            self.net.add_module("last", nn.Sequential(*head))
+            self.net.add_module("last", global_average(num_classes))
             self.net.apply(d2l.init_cnn)
 
     model = ResNet(((2, 8), (2, 16), (2, 32)), lr=0.01)
     model.layer_summary((1, 1, 96, 96))
-    data = few(d2l.FashionMNIST(batch_size=16, resize=(96, 96)))
-    model.apply_init([next(iter(data.get_dataloader(True)))[0]], d2l.init_cnn)
-    train(d2l, model, data)
+    train_on_few(d2l, model, batch_size=16, resize=(96, 96))
     block = d2l.ResNeXtBlock(32, 16, 1)
     assert block(torch.randn(4, 32, 96, 96)).shape == (4, 32, 96, 96)
 
@@ -450,12 +427,10 @@ def densenet(d2l):
             for i, num_convs in enumerate(arch):
                 self.net.add_module(f"dense_blk{i + 1}", DenseBlock(num_convs, growth_rate))
                 self.net.add_module(f"tran_blk{i + 1}", transition_block(16))
-            head = (nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.LazyLinear(num_classes))
-            self.net.add_module("last", nn.Sequential(*head))
+            self.net.add_module("last", global_average(num_classes))
             self.net.apply(d2l.init_cnn)
 
-    model = DenseNet(lr=0.01)
-    train(d2l, model, few(d2l.FashionMNIST(batch_size=16, resize=(96, 96))))
+    train_on_few(d2l, DenseNet(lr=0.01), batch_size=16, resize=(96, 96))
 
 
 def cnn_design(d2l):
@@ -469,13 +444,9 @@ def cnn_design(d2l):
 
     @d2l.add_to_class(AnyNet)
     def stage(self, depth, num_channels, groups, bot_mul):
-        blocks = [
-            d2l.ResNeXtBlock(
-                num_channels, groups, bot_mul, use_1x1conv=i == 0, strides=1 + (i == 0)
-            )
-            for i in range(depth)
-        ]
-        return nn.Sequential(*blocks)
+        first = d2l.ResNeXtBlock(num_channels, groups, bot_mul, use_1x1conv=True, strides=2)
+        rest = [d2l.ResNeXtBlock(num_channels, groups, bot_mul) for _ in range(depth - 1)]
+        return nn.Sequential(first, *rest)
 
     @d2l.add_to_class(AnyNet)
     def __init__(self, arch, stem_channels, lr=0.1, num_classes=10):
@@ -484,8 +455,7 @@ def cnn_design(d2l):
         self.net = nn.Sequential(self.stem(stem_channels))
         for i, s in enumerate(arch):
             self.net.add_module(f"stage{i + 1}", self.stage(*s))
-        head = (nn.AdaptiveAvgPool2d((1, 1)), nn.Flatten(), nn.LazyLinear(num_classes))
-        self.net.add_module("head", nn.Sequential(*head))
+        self.net.add_module("head", global_average(num_classes))
         self.net.apply(d2l.init_cnn)
 
     class RegNetX32(AnyNet):
@@ -494,7 +464,7 @@ def cnn_design(d2l):
             super().__init__(arch, 8, lr, num_classes)
 
     RegNetX32().layer_summary((1, 1, 96, 96))
-    train(d2l, RegNetX32(lr=0.05), few(d2l.FashionMNIST(batch_size=16, resize=(96, 96))))
+    train_on_few(d2l, RegNetX32(lr=0.05), batch_size=16, resize=(96, 96))
 
 
 SECTIONS = {

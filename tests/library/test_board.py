@@ -4,6 +4,7 @@ import asyncio
 import copy
 import pickle
 import sys
+from pathlib import Path
 
 import matplotlib
 import nbformat
@@ -24,7 +25,6 @@ def no_window():
     matplotlib.use("Agg")
     with matplotlib.rc_context():
         yield
-    plt.close("all")
 
 
 # --- points and figure ------------------------------------------------------------------------
@@ -38,21 +38,16 @@ def test_points_are_means_of_every_n():
     assert (board.data["line"][-1].x, board.data["line"][-1].y) == (2.5, 25.0)
 
 
-def test_points_may_be_tensors():
+def test_tensors_make_points_and_are_not_read_before(monkeypatch):
     board = d2l.ProgressBoard()
     loss = torch.ones(1, requires_grad=True).sum()
-    board.draw(torch.tensor(0.0), loss, "loss", every_n=2)
+    with monkeypatch.context() as patch:  # D2L waits for the device, and plots, at each call
+        patch.setattr(plt, "figure", lambda *_, **__: pytest.fail("draw made a figure"))
+        patch.setattr(torch.Tensor, "__float__", lambda _: pytest.fail("draw read a tensor"))
+        board.draw(torch.tensor(0.0), loss, "loss", every_n=2)
     assert not board._waiting["loss"][0][1].requires_grad  # or each value would keep its graph
     board.draw(torch.tensor(1.0), 2 * loss, "loss", every_n=2)
-    assert board.data["loss"] == [(0.5, 1.5)]
-    assert type(board.data["loss"][0].y) is float
-
-
-def test_a_value_that_makes_no_point_yet_is_not_waited_for(monkeypatch):
-    # D2L plots all points again at each call, and waits for the device.
-    monkeypatch.setattr(plt, "figure", lambda *_, **__: pytest.fail("draw made a figure"))
-    monkeypatch.setattr(torch.Tensor, "__float__", lambda _: pytest.fail("draw read a tensor"))
-    d2l.ProgressBoard().draw(0, torch.tensor(1.0), "loss", every_n=2)
+    assert board.data["loss"] == [(0.5, 1.5)] and type(board.data["loss"][0].y) is float
 
 
 def test_figure_has_one_line_a_curve_however_often_it_is_drawn():
@@ -71,10 +66,11 @@ def test_figure_has_one_line_a_curve_however_often_it_is_drawn():
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "second"]
 
 
-def test_more_curves_than_styles():
+def test_styles_are_taken_in_turn():
     board = d2l.ProgressBoard(ls=["-"], colors=["C0", "C1"])
     for label in "abc":
         board.draw(0, 0, label)
+    board.draw(0, 0, "no point yet", every_n=2)  # a warning would be an error here
     assert [line.get_color() for line in board.figure().axes[0].lines] == ["C0", "C1", "C0"]
 
 
@@ -108,24 +104,16 @@ def test_a_copy_opens_no_figure_of_its_own(copied):
     assert twin.figure().axes[0].lines[0].get_xydata().tolist() == [[1, 2]]
 
 
-def test_a_curve_without_a_full_chunk_draws_nothing_and_warns_of_nothing():
-    board = d2l.ProgressBoard()
-    board.draw(0, 0, "line", every_n=2)
-    assert not board.figure().axes[0].lines  # a warning would be an error here
-
-
 def test_a_new_run_gets_a_figure_of_its_own():
     board = d2l.ProgressBoard()
     board.draw(0, 0, "line")
     first = board.figure()
     board.clear()
     assert board.data == {}
+    first.canvas.draw()  # it stays as it is
     board.draw(1, 1, "line")
-    assert board.figure() is not first
-    assert [f.axes[0].lines[0].get_xydata().tolist() for f in (first, board.fig)] == [
-        [[0, 0]],
-        [[1, 1]],
-    ]
+    lines = [figure.axes[0].lines[0].get_xydata().tolist() for figure in (first, board.figure())]
+    assert lines == [[[0, 0]], [[1, 1]]]
 
 
 def test_a_subclass_may_save_its_hyperparameters_and_no_more():
@@ -170,8 +158,7 @@ def test_show_draws_what_there_is_so_that_a_reader_can_go_on_from_there(tmp_path
     for x in range(30):
         board.draw(x, x, "line")
     board.show()
-    (line,) = plt.gca().lines
-    assert len(line.get_xdata()) == 30
+    assert len(plt.gca().lines[0].get_xdata()) == 30
     plt.xlim(5, 10)
     plt.savefig(tmp_path / "curves.png")
     assert plt.xlim() == (5, 10)
@@ -195,23 +182,14 @@ def test_without_matplotlib_there_are_points_and_no_figure(monkeypatch):
 # --- images -----------------------------------------------------------------------------------
 
 
-def test_show_images_shows_those_that_find_a_place():
-    axes = d2l.show_images(torch.rand(9, 4, 4), 2, 3, titles=list("abcdefghi"))
-    assert [ax.get_title() for ax in axes] == list("abcdef")
-    assert all(len(ax.images) == 1 for ax in axes)
-
-
-def test_show_images_leaves_places_without_an_image_empty():
+def test_show_images():
     images = np.arange(12.0).reshape(3, 2, 2)
     axes = d2l.show_images(images, 1, 4, scale=2)
     assert [len(ax.images) for ax in axes] == [1, 1, 1, 0]
     assert axes[1].images[0].get_array().tolist() == images[1].tolist()
     assert axes[0].figure.get_size_inches().tolist() == [8, 2]
-
-
-def test_set_figsize():
-    d2l.set_figsize((7, 3))
-    assert plt.rcParams["figure.figsize"] == [7, 3]
+    axes = d2l.show_images(torch.rand(9, 4, 4), 2, 3, titles=list("abcdefghi"))
+    assert [ax.get_title() for ax in axes] == list("abcdef")
 
 
 # --- in a notebook ----------------------------------------------------------------------------
@@ -235,30 +213,15 @@ def run(folder, cells, watched):
     return {name: cell.outputs for name, cell in zip(cells, notebook.cells, strict=True)}
 
 
-DEFINE = """
+DEFINE = f"""
+import sys
 import torch
 import d2l_utils as d2l
 from IPython.display import DisplayHandle
+sys.path.append({str(Path(__file__).parent)!r})
+from small import Line, Random, stop_at
 
-class Noise(d2l.DataModule):
-    batch_size = 4
-
-    def get_dataloader(self, train):
-        return self.get_tensorloader([torch.rand(16, 3), torch.arange(16) % 2], train)
-
-class Line(d2l.Classifier):
-    lr = 0.1
-
-    def __init__(self, stop=None):
-        super().__init__()
-        self.net = torch.nn.LazyLinear(2)
-        self.stop = stop
-
-    def training_step(self, batch):
-        if self.stop and self.trainer.train_batch_idx == 6:
-            raise self.stop
-        return super().training_step(batch)
-
+data = Random(n=16, batch_size=4)
 torch.manual_seed(0)
 grown, update = [], DisplayHandle.update
 
@@ -270,23 +233,23 @@ DisplayHandle.update = spy
 """
 TRAIN = """
 print("before")
-d2l.Trainer(max_epochs=3, num_gpus=1).fit(Line(), Noise())
+d2l.Trainer(max_epochs=3, num_gpus=1).fit(Line(), data)
 """
 CELLS = {
     "define": DEFINE,
     "train": TRAIN,
-    "interrupt": TRAIN.replace("Line()", "Line(KeyboardInterrupt)"),
+    "interrupt": TRAIN.replace("Line()", "stop_at(Line(), 6, KeyboardInterrupt())"),
     "error": """
 print("before")
 try:
-    d2l.Trainer(max_epochs=3).fit(Line(FloatingPointError("spoilt")), Noise())
+    d2l.Trainer(max_epochs=3).fit(stop_at(Line(), 6, FloatingPointError("spoilt")), data)
 except FloatingPointError as error:
     print(error)
 """,
     "no display": """
 model = Line()
 model.board.display = False
-d2l.Trainer(max_epochs=3).fit(model, Noise())
+d2l.Trainer(max_epochs=3).fit(model, data)
 """,
     "draw": """
 grown.clear()
@@ -346,9 +309,6 @@ def test_a_picture_grows_while_somebody_looks(stored):
     assert none == ["nothing"]
 
 
-def test_a_board_without_display_stores_nothing(stored):
+def test_what_a_board_without_display_and_svg_on_request_store(stored):
     assert stored[True]["no display"] == stored[False]["no display"] == []
-
-
-def test_svg_on_request(stored):
     assert [set(o.data) for o in stored[True]["svg"]] == [{"image/svg+xml", "text/plain"}]
