@@ -104,20 +104,21 @@ def saved_tensors(
             twin(X)  # lazy layers get their weights, so that they can be told apart below
         there = [tensor for module in twin.modules() for tensor in tensors(vars(module))]
         not_counted = {memory(tensor) for tensor in there} - {memory(X)}
-        kept: dict[int, tuple[torch.UntypedStorage, SavedTensor]] = {}
+        rows: dict[int, SavedTensor] = {}
+        held = []  # so that no address comes twice
         with current_module(twin) as current:
 
             def pack(tensor):
                 storage, (name, module) = tensor.untyped_storage(), current[-1]
-                if memory(tensor) not in not_counted | kept.keys():
-                    kind, shape, size = type(module).__name__, tuple(tensor.shape), storage.nbytes()
-                    row = SavedTensor(name, kind, shape, tensor.dtype, size)
-                    kept[memory(tensor)] = (storage, row)  # held, so that the address stays taken
+                held.append(storage)
+                if memory(tensor) not in not_counted | rows.keys():
+                    about = type(module).__name__, tuple(tensor.shape), tensor.dtype
+                    rows[memory(tensor)] = SavedTensor(name, *about, storage.nbytes())
                 return tensor
 
             with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
                 twin(X)
-        return [row for _, row in kept.values()]
+        return list(rows.values())
 
     return with_copy(net, input_shape, count)
 

@@ -3,8 +3,8 @@
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,8 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["materialize", "on_meta", "with_copy"]
-
-T = TypeVar("T")
 
 
 def materialize(net: nn.Module, input_shape: Sequence[int]) -> nn.Module:
@@ -86,9 +84,7 @@ def _twin(tensor, device):
     return twin.requires_grad_(tensor.requires_grad and tensor.is_leaf)
 
 
-def with_copy(
-    net: nn.Module, input_shape: Sequence[int], count: Callable[[nn.Module, torch.Tensor], T]
-) -> T:
+def with_copy(net, input_shape, count):
     """Return `count(copy, X)`, of a copy and an input on the meta device.
 
     If the network's `forward` needs numbers, they lie on the CPU instead, and X holds zeros.

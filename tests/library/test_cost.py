@@ -132,11 +132,6 @@ def test_one_row_by_hand():
     assert row == d2l.LayerCost("0", "conv", (5, 4, 4, 4), 4 * 3 * 15, 320 * 45, 320)
 
 
-def test_an_image_is_a_batch_of_one():
-    net = nn.Sequential(nn.LazyConv2d(2, 3))
-    assert d2l.layer_costs(net, (1, 5, 5)) == d2l.layer_costs(net, [1, 1, 5, 5])
-
-
 def test_linear_layers_may_have_more_dimensions():
     (row,) = d2l.layer_costs(nn.Linear(5, 7), (2, 3, 4, 5))
     assert row == d2l.LayerCost("", "fc", (2, 3, 4, 7), 42, 24 * 35, 24 * 7)

@@ -275,28 +275,20 @@ def test_there_are_no_weights_or_records_too_many(installed):
 # --- the files around it ----------------------------------------------------------------------
 
 SCHEMAS = {
-    ".github/workflows/tests.yml": "github-workflows",
-    ".github/workflows/pages.yml": "github-workflows",
-    ".github/workflows/links.yml": "github-workflows",
-    ".github/dependabot.yml": "dependabot",
-    ".github/ISSUE_TEMPLATE/mistake.yml": "github-issue-forms",
-    ".github/ISSUE_TEMPLATE/code.yml": "github-issue-forms",
-    ".github/ISSUE_TEMPLATE/config.yml": "github-issue-config",
-    "CITATION.cff": "citation-file-format",
+    "github-workflows": ".github/workflows/*.yml",
+    "dependabot": ".github/dependabot.yml",
+    "github-issue-config": ".github/ISSUE_TEMPLATE/config.yml",
+    "github-issue-forms": ".github/ISSUE_TEMPLATE/*[!g].yml",  # all but config
+    "citation-file-format": "CITATION.cff",
 }
 
 
-@pytest.mark.parametrize("path", SCHEMAS)
-def test_files_that_others_read_are_well_formed(path):
-    schema = ["--builtin-schema", f"vendor.{SCHEMAS[path]}"]
-    command = [sys.executable, "-m", "check_jsonschema", *schema, str(REPOSITORY / path)]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
+@pytest.mark.parametrize("schema", SCHEMAS)
+def test_files_that_others_read_are_well_formed(schema):
+    files = [str(path) for path in REPOSITORY.glob(SCHEMAS[schema])]
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
+    checked = subprocess.run([*command, *files], capture_output=True, text=True, timeout=60)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-
-
-def test_each_such_file_is_checked():
-    there = {p.relative_to(REPOSITORY).as_posix() for p in REPOSITORY.glob(".github/**/*.yml")}
-    assert there <= set(SCHEMAS)
 
 
 def test_windows_and_macos_run_the_commands_of_the_readme():
