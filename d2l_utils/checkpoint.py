@@ -19,11 +19,7 @@ PROGRESS = ("epoch", "history", "first_losses", "train_batch_idx", "val_batch_id
 
 
 def save_checkpoint(trainer) -> None:
-    """Write the state of a trainer that has started to `trainer.checkpoint`, if it is a path.
-
-    Raises:
-        OSError: if the file cannot be written; an older one stays as it was.
-    """
+    """Write the state of a trainer that has started to `trainer.checkpoint`, if it is a path."""
     if trainer.checkpoint is None or processes()[0] > 0:
         return
     state = {name: getattr(trainer, name) for name in PROGRESS} | {
@@ -41,10 +37,7 @@ def save_checkpoint(trainer) -> None:
 def resume(trainer) -> None:
     """Note the settings of a trainer that starts; go on from its checkpoint if that is there.
 
-    Raises:
-        TypeError: if model, optimiser or scheduler have a state that a file would lose.
-        ValueError: if the checkpoint is damaged, of other settings or of more epochs.
-        OSError: if its folder cannot be made, or it cannot be read.
+    What `Trainer.fit` raises for a checkpoint, but for one that cannot be written, is raised here.
     """
     _check_nothing_is_lost(trainer)
     trainer.settings = fingerprint(trainer)
@@ -60,8 +53,7 @@ def resume(trainer) -> None:
     elif state["epoch"] > trainer.max_epochs:
         wrong = f"is of {state['epoch']} epochs, but max_epochs is {trainer.max_epochs}"
     else:
-        _restore(trainer, state)
-        return
+        return _restore(trainer, state)
     raise ValueError(f"{path} {wrong}; delete it to start anew, or give another checkpoint file")
 
 
@@ -103,9 +95,6 @@ def read_saved(path: str | os.PathLike):
             raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from error
 
 
-# --- the settings that must match ---------------------------------------------------------------
-
-
 def fingerprint(trainer) -> dict:
     """Return the settings that must match to resume, by names such as `model.lr`.
 
@@ -113,7 +102,7 @@ def fingerprint(trainer) -> dict:
     """
     model, data, scheduler = trainer.model, trainer.data, trainer.scheduler
     groups = trainer.optim.state_dict()["param_groups"]
-    settings: dict[str, object] = {
+    settings = {
         "seed": trainer.seed,
         "precision": trainer.precision,
         "gradient_clip_val": trainer.gradient_clip_val,
@@ -159,9 +148,6 @@ def differences(was: dict, now: dict) -> str:
             both = f"{name} {was.get(name)}, now {now.get(name)}"
             changed.append(both if len(both) < 100 else name)
     return ", ".join(changed)
-
-
-# --- what a state is made of --------------------------------------------------------------------
 
 
 def generators(trainer) -> dict[str, torch.Generator]:

@@ -8,12 +8,14 @@ from itertools import chain
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from d2l_utils.device import PRECISIONS
+
 __all__ = ["arguments", "epoch", "losses", "parts", "schedule", "some"]
 
 
 def arguments(trainer) -> None:
     """Raise a ValueError that names an argument which would fail late or without a word."""
-    precisions = ("float32", "bfloat16", "auto")
+    precisions = (*PRECISIONS, "auto")
     for name, allowed, good in (
         ("max_epochs", "at least 1", trainer.max_epochs >= 1),
         ("gradient_clip_val", "0 or more", trainer.gradient_clip_val >= 0),  # not so nan
@@ -49,7 +51,7 @@ def some(things, what: str) -> None:
 def schedule(trainer) -> None:
     """Raise a ValueError if a schedule that steps after each batch seems to be meant for epochs.
 
-    It would take the learning rate to less than a thousandth in the first half of the steps.
+    Such a one takes the learning rate to less than a thousandth in the first half of the steps.
     """
     if not isinstance(trainer.scheduler, LRScheduler):
         return

@@ -1,7 +1,7 @@
 """Several processes that train one model, each with its share of every batch.
 
-torchrun starts them: `torchrun --nproc-per-node 2 train.py`. Started otherwise, there is one
-process, and nothing here does anything.
+`torchrun --nproc-per-node 2 train.py` starts them. Otherwise there is one process, and nothing
+here does anything.
 """
 
 import atexit
@@ -34,7 +34,7 @@ def processes() -> tuple[int, int]:
 
 
 def own_gpus(wanted: int) -> list[torch.device]:
-    """Return the first `wanted` GPUs; of several processes each takes one of its own."""
+    """Return the first `wanted` GPUs; each of several processes takes one of its own."""
     gpus = [gpu(i) for i in range(num_gpus())]
     if processes()[1] > 1 and wanted and gpus:
         mine = gpus[int(os.environ["LOCAL_RANK"]) % len(gpus)]
@@ -52,11 +52,10 @@ def share(batch) -> tuple[list, float]:
     rank, size = processes()
     if size == 1:
         return batch, 1.0
-    samples = len(batch[-1])
-    mine = [a[rank::size] for a in batch]
-    if samples <= rank:  # the others wait for this process: it takes a sample, of no weight
+    if len(batch[-1]) <= rank:  # the others wait for this process: it takes a sample, of no weight
         return [a[:1] for a in batch], 0.0
-    return mine, len(mine[-1]) / samples
+    mine = [a[rank::size] for a in batch]
+    return mine, len(mine[-1]) / len(batch[-1])
 
 
 class _TrainingStep(nn.Module):
@@ -89,11 +88,7 @@ def training_step(trainer, batch, part: float) -> tuple:
 
 
 def total(numbers: list[float]) -> list[float]:
-    """Return the sums over all processes.
-
-    >>> total([1.0, 2.0])
-    [1.0, 2.0]
-    """
+    """Return the sums over all processes."""
     if processes()[1] == 1:
         return numbers
     sums = torch.tensor(numbers, dtype=torch.float64)

@@ -30,7 +30,6 @@ def atomic_write(path: Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # RuntimeError is what torch makes of a full disk
-        part.unlink(missing_ok=True)  # which makes room
         number = getattr(error, "errno", None) or errno.EIO
         why = getattr(error, "strerror", None) or str(error).splitlines()[0]
         room = f"its disk has {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB left"

@@ -9,12 +9,9 @@ __all__ = ["Means", "clear", "draw", "progress_bar", "show"]
 
 
 class Means:
-    """Means of values over batches, weighted by samples.
+    """Means of values over batches, weighted by the batches' `samples`, or alike if that is None.
 
-    They are added up here, and in float64, which not every GPU has; so no GPU is waited for before.
-
-    Attributes:
-        samples: how many samples the batch at hand has; None counts each batch the same.
+    They are added up in `pop` and in float64, which not every GPU has; so no GPU is waited for.
 
     >>> means = Means()
     >>> for means.samples, loss in ((8, 1.0), (2, 6.0)):
@@ -28,11 +25,7 @@ class Means:
         self._values: dict[str, list[tuple]] = {}
 
     def add(self, key: str, value) -> None:
-        """Take a value of the batch at hand.
-
-        Raises:
-            TypeError: if it is not one number.
-        """
+        """Take a value of the batch at hand, which has `samples` samples."""
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             value = value.detach()
         elif not isinstance(value, int | float):

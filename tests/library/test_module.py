@@ -64,17 +64,6 @@ def test_only_the_constructors_arguments_are_saved():
     assert not hasattr(inner, "z") and not hasattr(inner, "math")
 
 
-def test_add_to_class_registers_and_returns():
-    class Cat: ...
-
-    @d2l.add_to_class(Cat)
-    def say(self, word):
-        return f"{word}!"
-
-    assert Cat().say("miaow") == "miaow!"
-    assert say(None, "purr") == "purr!"  # D2L's returns None, so that the name is lost
-
-
 # --- Module -----------------------------------------------------------------------------------
 
 
