@@ -18,7 +18,7 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 from d2l import torch as theirs  # noqa: E402
-from sections import SECTIONS  # noqa: E402
+from sections import SECTIONS, kept  # noqa: E402
 from torch import nn  # noqa: E402
 
 import d2l_utils as ours  # noqa: E402
@@ -41,19 +41,12 @@ def run_sections():
 
 def error_of(function, d2l):
     classes = [c for c in (*vars(d2l).values(), d2l.SyntheticRegressionData) if isinstance(c, type)]
-    before = {cls: dict(vars(cls)) for cls in classes if cls.__module__.startswith("d2l")}
+    of_d2l = [cls for cls in classes if cls.__module__.startswith("d2l")]
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), kept(of_d2l):
             function(d2l)
     except Exception:
         return traceback.format_exc(limit=-1)
-    finally:  # what a section added to classes
-        for cls, attributes in before.items():
-            for name in {*vars(cls), *attributes}:
-                if name not in attributes:
-                    delattr(cls, name)
-                elif vars(cls).get(name) is not attributes[name]:
-                    setattr(cls, name, attributes[name])
     return None
 
 

@@ -5,12 +5,28 @@ Data are cut to some images, by what both packages allow: a `Subset` in place of
 """
 
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.data import Subset
+
+
+@contextmanager
+def kept(classes):
+    """Undoes what a section adds to these classes."""
+    before = {cls: dict(vars(cls)) for cls in classes}
+    try:
+        yield
+    finally:
+        for cls, attributes in before.items():
+            for name in {*vars(cls), *attributes}:
+                if name not in attributes:
+                    delattr(cls, name)
+                elif vars(cls).get(name) is not attributes[name]:
+                    setattr(cls, name, attributes[name])
 
 
 def few(data, n=32):

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torchvision
 from matplotlib import pyplot as plt
-from sections import SECTIONS
+from sections import SECTIONS, kept
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 from torchvision import transforms
@@ -29,18 +29,11 @@ def as_in_a_notebook_of_its_own(monkeypatch):
     """Undoes what a section adds to classes, and reads the data set once for all."""
     classes = (d2l.HyperParameters, d2l.Module, d2l.Classifier, d2l.DataModule, d2l.FashionMNIST)
     classes += (d2l.Trainer, d2l.ProgressBoard, d2l.SyntheticRegressionData)
-    before = {cls: dict(vars(cls)) for cls in classes}
     monkeypatch.setattr(data_module, "load", read_files)
     matplotlib.use("Agg")
     torch.manual_seed(0)
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), kept(classes):
         yield
-    for cls, attributes in before.items():
-        for name in set(vars(cls)) - set(attributes):
-            delattr(cls, name)
-        for name, value in attributes.items():
-            if vars(cls)[name] is not value:
-                setattr(cls, name, value)
 
 
 @pytest.mark.parametrize("number", SECTIONS)
