@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 # The first Python that fits; `make PYTHON=/path/to/python3 book` takes another. Used only to make .venv.
-PYTHON ?= $(firstword $(foreach python,python3 python3.13 python3.12 python3.11,$(shell \
-    $(python) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null \
+PYTHON ?= $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+    $(python) -c 'import sys; sys.exit(not sys.version_info >= (3, 11))' 2>/dev/null \
     && echo $(python))))
 
 # With CPU=1 PyTorch comes without CUDA, which saves most of the disk and of the download.
@@ -26,7 +26,9 @@ NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 	@echo "Options: make book CPU=1 takes PyTorch without CUDA; make notebooks NOTEBOOK=book/flops.ipynb runs one."
+	@echo "To publish: make book SITE=https://... REPOSITORY=https://github.com/OWNER/NAME"
 
+# SITE and REPOSITORY, where given, reach book/_extensions/publish.py through the environment.
 book: $(INSTALLED)  ## build the pages, in _build/html
 	$(BIN)/jupyter-book build . -q
 
@@ -78,7 +80,7 @@ $(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
 	touch $@
 
 $(BIN)/python:
-	@test -n "$(PYTHON)" || { echo "No Python from 3.11 to 3.13 here; name one with PYTHON=..."; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python from 3.11 on here; name one with PYTHON=..."; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 clean:  ## remove what was built

@@ -1,0 +1,83 @@
+"""With its addresses the book has what a public one needs; other tests build it without them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from test_html import ROOT, parse
+
+SITE, REPOSITORY = "https://someone.github.io/vgg", "https://github.com/someone/vgg"
+SITEMAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
+TOC = "format: jb-book\nroot: book/index\nchapters:\n  - file: book/parameters\n"
+INDEX = "# A first page\n\nOne picture.\n\n![Parameters](cards/parameters.png)\n"
+
+
+def build(folder, **addresses):
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "--all", "-q"]
+    environment = os.environ | addresses
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A book with two pages and all of the real one's settings."""
+    folder = tmp_path_factory.mktemp("public")
+    for name in ("_config.yml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    for name in ("_extensions", "_static", "_templates", "cards"):
+        shutil.copytree(ROOT / "book" / name, folder / "book" / name)
+    shutil.copy(ROOT / "book/parameters.ipynb", folder / "book")
+    (folder / "book/index.md").write_text(INDEX)
+    (folder / "_toc.yml").write_text(TOC)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def html(folder):
+    built = build(folder, SITE=f"{SITE}/", REPOSITORY=REPOSITORY)
+    assert built.returncode == 0, built.stdout + built.stderr
+    return folder / "_build/html"
+
+
+def test_a_notebook_has_its_buttons(html):
+    page = parse(html / "book/parameters.html")
+    links = {tag["href"] for tag in page.find(class_="article-header-buttons")("a", href=True)}
+    place = "someone/vgg/blob/main/book/parameters.ipynb"
+    assert f"https://colab.research.google.com/github/{place}" in links
+    binder = "https://mybinder.org/v2/gh/someone/vgg/main?urlpath=lab/tree/book/parameters.ipynb"
+    assert {binder, REPOSITORY, f"{REPOSITORY}/edit/main/book/parameters.ipynb"} <= links
+    assert any(link.startswith(f"{REPOSITORY}/issues/new") for link in links)
+
+
+def test_a_page_without_code_has_nothing_to_launch(html):
+    links = [tag["href"] for tag in parse(html / "book/index.html")("a", href=True)]
+    assert REPOSITORY in links and f"{REPOSITORY}/edit/main/book/index.md" in links
+    assert not any("colab" in link or "mybinder" in link for link in links)
+
+
+def test_a_page_says_where_it_stands_and_what_to_show_of_it(html):
+    page, url = parse(html / "book/parameters.html"), f"{SITE}/book/parameters.html"
+    assert [tag["href"] for tag in page("link", rel="canonical")] == [url]
+    card = {tag["property"]: tag["content"] for tag in page("meta", property=True)}
+    assert card["og:url"] == url and card["og:title"] == page.h1.find(string=True)
+    assert card["og:description"] == page.find("meta", attrs={"name": "description"})["content"]
+    assert (html / card["og:image"].removeprefix(f"{SITE}/")).is_file()
+
+
+def test_the_sitemap_lists_every_page(html):
+    urls = {tag.text for tag in ElementTree.parse(html / "sitemap.xml").iter(f"{{{SITEMAP}}}loc")}
+    assert urls == {f"{SITE}/book/{name}.html" for name in ("index", "parameters")}
+    assert [tag["href"] for tag in parse(html / "404.html")("a")] == [f"{SITE}/"]
+
+
+@pytest.mark.parametrize(
+    "address", [{"SITE": "someone.github.io"}, {"REPOSITORY": "git@github.com:someone/vgg.git"}]
+)
+def test_a_false_address_is_answered_by_its_name(folder, address):
+    ((name, value),) = address.items()
+    built = build(folder, **address)
+    assert built.returncode != 0 and f"{name} is {value}" in built.stdout + built.stderr
