@@ -278,14 +278,15 @@ def test_weights_that_are_plain_tensors():
     assert (row.kind, row.bytes) == ("Softmax", 3136)
 
 
-def test_a_kept_activation_is_no_matter():
+def test_kept_activations_are_no_matter():
     def keep(net, X):
-        net.kept = net.conv(X)
+        net.input, net.kept = X, net.conv(X)
         return net.kept
 
     net = Net(keep, conv=nn.Conv2d(1, 4, 3))
     kept = net(torch.zeros(1, 1, 8, 8))
     assert summary(net, (1, 8, 8)) == [("conv", "conv", 40, 1296)]
+    assert [row.bytes for row in d2l.saved_tensors(net, (1, 8, 8))] == [256]
     assert net.kept is kept
 
 
