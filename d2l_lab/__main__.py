@@ -102,23 +102,19 @@ def _train_here(missing: list[Run], precision: str | None) -> None:
                     if not record.exists():
                         number = len(missing) - len(pending) + 1
                         print(f"[{number}/{len(missing)}] {run}", flush=True)
-                        _say(run.execute(precision))
+                        done = run.execute(precision)
+                        if done is None:
+                            raise KeyboardInterrupt
+                        score = f"{done['final']['val_acc']:.4f} ({done['validated_on']})"
+                        print(f"  accuracy {score}, {done['wall_seconds']:.0f} s", flush=True)
             except Timeout:
                 continue
             except Exception as error:  # the others are still to be done
-                print(
-                    f"  failed: {str(error) or type(error).__name__}", file=sys.stderr, flush=True
-                )
+                reason = str(error) or type(error).__name__
+                print(f"  failed: {reason}", file=sys.stderr, flush=True)
             del pending[record]
         if len(pending) == before:
             time.sleep(1)
-
-
-def _say(record: dict | None):
-    if record is None:
-        raise KeyboardInterrupt
-    accuracy, seconds = record["final"]["val_acc"], record["wall_seconds"]
-    print(f"  accuracy {accuracy:.4f} ({record['validated_on']}), {seconds:.0f} s", flush=True)
 
 
 def _report(runs: list[Run], show_all: bool) -> int:

@@ -25,12 +25,9 @@ def train_on_ray(runs: list[Run], address: str, cores: int, precision: str | Non
         address: of the cluster, or "local" to start one on this machine.
         cores: CPU cores per run.
         precision: instead of what the grid or the device says.
-
-    Raises:
-        ImportError: if there is no Ray.
-        ConnectionError: if there is no cluster at this address.
     """
-    ray = _ray()
+    import ray
+
     ray.init(address, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         with_gpu = "GPU" in ray.cluster_resources()
@@ -104,11 +101,3 @@ def _write(files: dict[Path, bytes]):
         if not path.exists():
             with atomic_write(path) as part:
                 part.write_bytes(content)
-
-
-def _ray():
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError("--ray needs Ray; pip install ray brings it") from error
-    return ray

@@ -1,7 +1,8 @@
 """What exercise 1.3 does to a head of fully connected layers. It knows nothing of training.
 
 Each function takes a model with a sequential `net`, such as `VGG` or `AlexNet`, and returns a new
-one; the given model is left untouched. The head is what follows `nn.Flatten` in `net`.
+one; the given model is left untouched. The head is what follows `nn.Flatten` in `net`. Each raises
+ValueError if there is no head, or its weights do not exist yet.
 """
 
 import copy
@@ -24,9 +25,6 @@ def global_average_pooling(model: nn.Module) -> nn.Module:
 
     The features stay as trained; the linear layer is new, drawn by torch's default rule, and has
     to be trained.
-
-    Raises:
-        ValueError: if the model has no head, or its weights do not exist yet.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
@@ -61,8 +59,8 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
         input_shape: `(channels, h, w)` of the images that the model was made for.
 
     Raises:
-        ValueError: if the model has no head, its weights do not exist yet, or its head holds other
-            layers than linear ones, dropout and activations that change each number by itself.
+        ValueError: if the head holds other layers than linear ones, dropout and activations that
+            change each number by itself.
         RuntimeError: if the head does not fit images of this shape.
 
     Source: Simonyan and Zisserman, 2014, section 3.2; Long et al., 2014, arXiv 1411.4038.
@@ -110,8 +108,8 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
         ranks: one rank for each fully connected layer but the last.
 
     Raises:
-        ValueError: if the model has no head, its weights do not exist yet, there are more or fewer
-            ranks than hidden fully connected layers, or a rank is below 1 or above the layer's.
+        ValueError: if there are more or fewer ranks than hidden fully connected layers, or a rank
+            is below 1 or above the layer's.
 
     Source: Girshick, 2015, arXiv 1504.08083, section 3.1.
 
@@ -136,12 +134,10 @@ def _split_linear(layer: nn.Linear, rank: int) -> nn.Sequential:
     full = min(layer.in_features, layer.out_features)
     if not 1 <= rank <= full:
         raise ValueError(f"the rank of {layer} is {rank}; it must be from 1 to {full}")
-    weight = layer.weight.detach()
-    at_least_float32 = torch.promote_types(weight.dtype, torch.float32)  # half has no SVD
-    U, S, Vh = torch.linalg.svd(weight.to(at_least_float32), full_matrices=False)
+    U, S, Vh = torch.linalg.svd(layer.weight.detach(), full_matrices=False)
     return nn.Sequential(
-        _filled(nn.Linear, (S[:rank, None] * Vh[:rank]).to(weight.dtype), None),
-        _filled(nn.Linear, U[:, :rank].to(weight.dtype), layer.bias),
+        _filled(nn.Linear, S[:rank, None] * Vh[:rank], None),
+        _filled(nn.Linear, U[:, :rank], layer.bias),
     )
 
 
@@ -184,10 +180,6 @@ def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
         keep: the share of weights that each layer keeps, above 0 and up to 1; where it gives a
             fraction of a weight, one more is kept.
 
-    Raises:
-        ValueError: if the model has no head, its weights do not exist yet, or `keep` is outside its
-            range.
-
     Source: Han et al., 2015, arXiv 1506.02626.
 
     >>> from d2l_utils.models import VGG
@@ -215,10 +207,6 @@ def int8(model: nn.Module) -> nn.Module:
     The quantisation is dynamic: each row of weights has one scale, found now, and each row of
     inputs one that is found as it comes. It needs torchao.
 
-    Raises:
-        ValueError: if the model has no head, or its weights do not exist yet.
-        ImportError: if there is no torchao.
-
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
     >>> _ = small(torch.zeros(1, 1, 8, 8))
@@ -240,8 +228,6 @@ def _torchao():
     log.setLevel(logging.ERROR)  # importing torchao logs what torchao itself should mend
     try:
         from torchao import quantization
-    except ImportError as error:
-        raise ImportError("int8 needs torchao; pip install torchao brings it") from error
     finally:
         log.setLevel(level)
     return quantization

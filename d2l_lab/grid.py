@@ -2,6 +2,7 @@
 
 import os
 import re
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -119,6 +120,7 @@ def load_grid(path: str | os.PathLike) -> Grid:
             seeds[name] = _convert(own, list[int], f"variants.{name}.seeds")
             variants[name] = _convert(file.defaults | table, Config, f"variants.{name}")
         grid = Grid(path.stem, file.question, seeds, variants)
+        _check_order(grid)
         for name in variants:
             _check_network(grid, name)
         for name in variants:
@@ -158,6 +160,17 @@ def _with_place(error: Exception, place: str = "") -> str:
 # --- what would fail late, or without a word ----------------------------------------------------
 
 
+def _check_order(grid: Grid):
+    """Check that variants do not wait for each other to be trained."""
+    try:
+        TopologicalSorter({name: c.sources for name, c in grid.variants.items()}).prepare()
+    except CycleError as error:
+        circle = ", ".join(error.args[1][1:])
+        raise ValueError(
+            f"each of these variants needs another to be trained first: {circle}"
+        ) from error
+
+
 def _check_network(grid: Grid, name: str):
     c, place = grid.variants[name], f"variants.{name}"
     if not re.fullmatch(r"\w[\w.-]*", name):
@@ -190,8 +203,6 @@ def _check_sources(grid: Grid, name: str):
         if source not in grid.variants:
             raise ValueError(f"{said} is no variant of this grid")
         other = grid.variants[source]
-        if name in _all_sources(grid, name):
-            raise ValueError(f"{said} itself needs {name!r} to be trained first")
         if other.transform:
             raise ValueError(f"{said} is transformed; it must be a plain network")
         if lacking := set(grid.seeds[name]) - set(grid.seeds[source]):
@@ -207,16 +218,6 @@ def _check_sources(grid: Grid, name: str):
             materialize(_structure(grid.variants[c.teacher]), _shape(c))
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{place}.teacher cannot take these images: {error}") from error
-
-
-def _all_sources(grid: Grid, name: str) -> set[str]:
-    """Return all that must be trained before a variant, itself too if it goes round in a circle."""
-    found, ahead = set(), [name]
-    while ahead:
-        new = set(grid.variants[ahead.pop()].sources) & grid.variants.keys() - found
-        found |= new
-        ahead += new
-    return found
 
 
 def _check_transform(grid: Grid, name: str):

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import comb
 from pathlib import Path
@@ -17,7 +17,6 @@ __all__ = [
     "MANIFEST",
     "differences",
     "load_predictions",
-    "load_records",
     "locked",
     "mcnemar",
     "note",
@@ -31,24 +30,8 @@ MANIFEST = "SHA256SUMS"
 """
 
 
-def load_records(folder: str | os.PathLike) -> list[dict]:
-    """Return all records in a grid's folder, sorted by file name.
-
-    Raises:
-        FileNotFoundError: if there is none.
-    """
-    files = sorted(Path(folder).glob("*-seed*.json"))
-    if not files:
-        raise FileNotFoundError(f"there are no records in {folder}")
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
-
-
 def load_predictions(folder: str | os.PathLike, variant: str, seed: int) -> np.ndarray:
-    """Return the class that a run took each validation image for, in the data set's order.
-
-    Raises:
-        FileNotFoundError: if they were not kept, as before there were such files.
-    """
+    """Return the class that a run took each validation image for, in the data set's order."""
     return np.load(Path(folder) / f"{variant}-seed{seed}.predictions.npy")
 
 
@@ -119,7 +102,7 @@ def differences(results: Path, *, mend: bool = False) -> list[str]:
 
     `mend` notes new files, and forgets those that are gone; a changed file stays a difference.
     """
-    noted, there = _noted(results), {_name(file, results): file for file in _files(results)}
+    noted, there = _noted(results), _files(results)
     new, gone = there.keys() - noted.keys(), noted.keys() - there.keys()
     changed = [n for n in there.keys() & noted.keys() if _digest(there[n]) != noted[n]]
     if mend:
@@ -129,13 +112,9 @@ def differences(results: Path, *, mend: bool = False) -> list[str]:
     return [f"{kind}: {name}" for kind, names in kinds for name in sorted(names)]
 
 
-def _files(results: Path) -> Iterable[Path]:
-    kinds = (".json", ".npy", ".safetensors")
-    return (file for file in results.glob("*/*") if file.suffix in kinds)
-
-
-def _name(file: Path, results: Path) -> str:
-    return file.relative_to(results).as_posix()
+def _files(results: Path) -> dict[str, Path]:
+    files = (f for f in results.glob("*/*") if f.suffix in (".json", ".npy", ".safetensors"))
+    return {file.relative_to(results).as_posix(): file for file in files}
 
 
 def _digest(file: Path) -> str:

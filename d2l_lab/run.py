@@ -8,7 +8,6 @@ weights, which are not kept in git, to `checkpoints`; other grids have both fold
 
 import dataclasses
 import datetime
-import errno
 import json
 import os
 import shutil
@@ -119,12 +118,14 @@ class Run:
             model.follow(c, teacher)
         else:
             model = RecipeVGG(c, teacher)
-        size = (c.resolution, c.resolution)
-        train_size = c.train_size or None
-        data = FashionMNIST(
-            c.batch_size, size, holdout=c.holdout, train_size=train_size, augment=c.augment
+        model.board.display = False  # or each run would leave a figure open
+        return model, FashionMNIST(
+            c.batch_size,
+            (c.resolution, c.resolution),
+            holdout=c.holdout,
+            train_size=c.train_size or None,
+            augment=c.augment,
         )
-        return model, data
 
     def trained_model(self) -> RecipeVGG:
         """Return the network with the weights that this run ended with.
@@ -136,8 +137,7 @@ class Run:
         """
         self.recorded()  # weights of other settings than the grid's must not be gone on from
         if not self.weights.exists():
-            there = self.record.exists()
-            remedy = f"delete {self.record} and train" if there else "train"
+            remedy = f"delete {self.record} and train" if self.record.exists() else "train"
             raise FileNotFoundError(
                 f"the weights of {self.variant} with seed {self.seed} are not on this machine "
                 f"({self.weights}); {remedy} that run here first"
@@ -160,7 +160,6 @@ class Run:
             return self.recorded()
         started = time.perf_counter()
         model, data = self.prepare()
-        model.board.display = False  # or each run of a grid would leave a figure open
         c = self.config
         int8 = "int8" in c.transform
         fast = "float32" if int8 else fast_precision(try_gpu())
@@ -211,8 +210,7 @@ class Run:
         """Return the record, or None if there is none.
 
         Raises:
-            ValueError: if it is damaged or cannot be read, or was made with other settings than the
-                grid has now.
+            ValueError: if it is damaged, or was made with other settings than the grid has now.
         """
         if not self.record.exists():
             return None
@@ -220,8 +218,6 @@ class Run:
             record = json.loads(self.record.read_text(encoding="utf-8"))
             was = msgspec.convert(record["config"], Config)  # what did not exist yet: its default
             float(record["final"]["val_acc"])  # which the list shows
-        except OSError as error:
-            raise ValueError(f"{self.record} cannot be read: {error}") from error
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.record} is damaged; delete it to train again") from error
         was, now = (flat(msgspec.to_builtins(config)) for config in (was, self.config))
@@ -242,9 +238,7 @@ class Run:
         self.record.parent.mkdir(parents=True, exist_ok=True)
         try:
             os.replace(self.checkpoint, self.record)
-        except OSError as error:
-            if error.errno != errno.EXDEV:  # another file system
-                raise
+        except OSError:  # it lies on another file system
             with atomic_write(self.record) as part:
                 shutil.copyfile(self.checkpoint, part)
             self.checkpoint.unlink()

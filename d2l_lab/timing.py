@@ -3,13 +3,11 @@
     python -m d2l_lab time                              # the CPU and, if there is one, the GPU
     python -m d2l_lab time --keep-memory                # the CPU, with `d2l.keep_memory()`
     python -m d2l_lab time --quick --results rehearsal  # one minute, small images
-    python -m d2l_lab time --part network_times         # one part; the others stay empty
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`, or
 `<device>-memory-kept.json` where memory was kept, written whole or not at all. All that is to be
 compared is measured in turn, round by round, and a record keeps one time a round, so that time `i`
 of one row was taken next to time `i` of another.
-It needs torch and numpy only; the int8 head is left out where torchao is not installed.
 """
 
 import argparse
@@ -19,7 +17,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -34,20 +32,18 @@ from d2l_lab.machine import hardware, versions
 from d2l_lab.records import note, write_json
 from d2l_utils.data import DataModule
 from d2l_utils.device import cpu, fast_precision, keep_memory, try_all_gpus
-from d2l_utils.models import VGG, VGG_ARCHS, AlexNet
+from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet
 from d2l_utils.trainer import Trainer
 
 __all__ = ["Plan", "head_times", "layer_times", "measure", "network_times", "peak_memory", "rates"]
 
-NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
 LR = 1e-6  # takes the time of any other, and however often a step is repeated the weights stay
 
 NETWORKS = {
     "VGG-11": lambda: VGG(VGG_ARCHS["A"], LR),
-    "narrow VGG-11": lambda: VGG(NARROW, LR),
+    "narrow VGG-11": lambda: VGG(VGG_NARROW, LR),
     "AlexNet": lambda: AlexNet(LR),
 }
-
 
 # Exercise 4 ends with the first; the second passes the section's accuracy in one epoch.
 SMALL_NETWORKS = {
@@ -64,7 +60,6 @@ class Plan:
         side: height and width of the images.
         batches: batch sizes at which all networks are measured; on a GPU, those that fit.
         train_batch: the batch size of the section's recipe. On a CPU, VGG-11 is left out there.
-        layers_batch: the batch size for VGG-11's layers; the others' are taken at `train_batch`.
         ranks: the image sides at which heads are measured, and the ranks of truncated SVD there.
         keep: the shares of weights that pruning keeps.
         head_batches: batch sizes for heads.
@@ -75,7 +70,6 @@ class Plan:
     side: int = 224
     batches: tuple[int, ...] = (1, 16)
     train_batch: int = 128
-    layers_batch: int = 16
     ranks: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = (
         (32, ((64, 256), (32, 32), (8, 8))),
         (224, ((1024, 256),)),
@@ -86,23 +80,13 @@ class Plan:
     seconds: float = 0.1
 
 
-QUICK = Plan(
-    side=96,
-    batches=(1,),
-    train_batch=2,
-    layers_batch=2,
-    ranks=((32, ((8, 8),)),),
-    head_batches=(1, 2),
-    rounds=1,
-    seconds=0,
-)
+QUICK = Plan(96, (1,), 2, ranks=((32, ((8, 8),)),), head_batches=(1, 2), rounds=1, seconds=0)
 
 
-def measure(device: torch.device, plan: Plan, parts: Sequence[str] | None = None) -> dict:
-    """Return the record of a device, of all parts or of these, in minutes; the others are empty."""
-    before = hardware(device)  # with the load before this run adds its own
+def measure(device: torch.device, plan: Plan) -> dict:
+    """Return the record of a device; what is not measured on a device of its kind is empty."""
     record = {
-        "hardware": before,
+        "hardware": hardware(device),  # with the load before this run adds its own
         "versions": versions(),
         "plan": asdict(plan),
         "tf32": {
@@ -111,11 +95,10 @@ def measure(device: torch.device, plan: Plan, parts: Sequence[str] | None = None
         },
         "finished": datetime.date.today().isoformat(),
     }
-    for name, part in PARTS.items():
-        record[name] = []
-        if parts is None or name in parts:
-            print(f"{before['device']}: {name}", flush=True)
-            record[name] = part(device, plan)
+    left_out = (layer_times, head_times) if device.type == "cuda" else (peak_memory,)
+    for part in (peak_memory, rates, network_times, layer_times, head_times):
+        print(f"{record['hardware']['device']}: {part.__name__}", flush=True)
+        record[part.__name__] = [] if part in left_out else part(device, plan)
         gc.collect()  # a model and its trainer know each other, so they go only now
     return record
 
@@ -124,102 +107,82 @@ def measure(device: torch.device, plan: Plan, parts: Sequence[str] | None = None
 
 
 def peak_memory(device: torch.device, plan: Plan) -> list[dict]:
-    """Return the most bytes of tensors that two training steps hold at once; on a GPU only."""
+    """Return the most bytes of tensors that two training steps hold at once, on a GPU."""
+
+    def peak(make, batch):
+        trainer = _trainer(make, plan.side, device, "float32")
+        images = trainer.prepare_batch(_Images(batch, plan.side).batch)
+        torch.cuda.reset_peak_memory_stats(device)
+        for _ in range(2):  # in the second, the gradients of the first are there from the start
+            trainer.step(images)
+        return torch.cuda.max_memory_allocated(device)
+
     rows = []
-    for name, make in NETWORKS.items() if device.type == "cuda" else ():
+    for name, make in NETWORKS.items():
         for batch in (*plan.batches, plan.train_batch):
             with suppress(torch.OutOfMemoryError):
-                peak = _peak(make, batch, plan.side, device)
-                rows.append({"network": name, "batch": batch, "peak_bytes": peak})
+                rows.append({"network": name, "batch": batch, "peak_bytes": peak(make, batch)})
             gc.collect()
     return rows
 
 
-def _peak(make, batch, side, device) -> int:
-    trainer = _trainer(make, side, device, "float32")
-    images = _batch(trainer, batch, side)
-    torch.cuda.reset_peak_memory_stats(device)
-    for _ in range(2):  # in the second, the gradients of the first are there from the start
-        trainer.step(images)
-    return torch.cuda.max_memory_allocated(device)
-
-
 def rates(device: torch.device, plan: Plan) -> list[dict]:
-    """Return what the device can do at best: large matrix products, and copies in memory.
+    """Return what the device can do at best: a large matrix product, and a copy into new memory.
 
     A CPU copies more slowly into memory that is new: the system hands it out, cleared, page by
     page. Large outputs of layers are new at each step.
     """
     side = 4096 if device.type == "cuda" else 2048
     a, b = torch.randn(2, side, side, device=device)
-    half_a, half_b = a.bfloat16(), b.bfloat16()
     x = torch.ones(2**26, device=device)
-    y = torch.ones_like(x)
     rows = [
         ({"rate": "float32 product", "macs": side**3}, lambda: a @ b),
-        ({"rate": "copy", "bytes": 2 * x.nbytes}, lambda: y.copy_(x)),
         ({"rate": "copy into new memory", "bytes": 2 * x.nbytes}, x.clone),
     ]
-    if fast_precision(device) == "bfloat16":  # without instructions for it, it takes a minute
-        rows.append(({"rate": "bfloat16 product", "macs": side**3}, lambda: half_a @ half_b))
     return _in_turn(rows, plan)
 
 
 def network_times(device: torch.device, plan: Plan) -> list[dict]:
-    """Return the times of a forward pass, of a training step, and of the step's SGD alone."""
+    """Return the times of a training step."""
     rows = []
     for precision in dict.fromkeys(["float32", fast_precision(device)]):
         for name, make in NETWORKS.items():
-            trainer = _trainer(make, plan.side, device, precision)
             batches = plan.batches
             if precision == "float32" and (device.type == "cuda" or name != "VGG-11"):
                 batches += (plan.train_batch,)
-            for batch in batches:
-                row = {"network": name, "side": plan.side, "precision": precision, "batch": batch}
-                rows += _passes(row, trainer)
+            rows += _steps(name, _trainer(make, plan.side, device, precision), plan.side, batches)
         for name, make in SMALL_NETWORKS.items():
-            row = {"network": name, "side": 28, "precision": precision, "batch": plan.train_batch}
-            rows += _passes(row, _trainer(make, 28, device, precision))
+            rows += _steps(name, _trainer(make, 28, device, precision), 28, [plan.train_batch])
     return _in_turn(rows, plan)
 
 
-def _passes(row, trainer):
-    def forward():
-        trainer.model.eval()
-        bfloat16 = row["precision"] == "bfloat16"
-        with torch.no_grad(), torch.autocast(trainer.device.type, torch.bfloat16, bfloat16):
-            trainer.model(images[0])
-
-    def step():
-        trainer.model.train()
-        trainer.step(images)
-
-    try:
-        images = _batch(trainer, row["batch"], row["side"])
-        step()  # gives the weights the gradients that SGD alone needs
-    except torch.OutOfMemoryError:
-        return []
-    passes = {"forward": forward, "step": step, "SGD": trainer.optim.step}
-    return [(row | {"pass": name}, run) for name, run in passes.items()]
+def _steps(name, trainer, side, batches) -> list:
+    rows = []
+    for batch in batches:
+        row = {"network": name, "side": side, "precision": trainer.precision, "batch": batch}
+        with suppress(torch.OutOfMemoryError):
+            step = partial(trainer.step, trainer.prepare_batch(_Images(batch, side).batch))
+            step()
+            rows.append((row | {"pass": "step"}, step))
+    return rows
 
 
 def layer_times(device: torch.device, plan: Plan) -> list[dict]:
-    """Return the times of each layer alone, forward and backward, as in a float32 training step."""
+    """Return the times of each layer alone, forward and backward, as in a float32 training step.
+
+    VGG-11 is left out: a batch of the recipe's size takes too long.
+    """
     rows = {}
-    networks = {name: make().to(device) for name, make in NETWORKS.items()}
+    networks = {n: make().to(device) for n, make in NETWORKS.items() if n != "VGG-11"}
     for _ in range(plan.rounds):
-        for name, model in list(networks.items()):
-            batch = plan.layers_batch if name == "VGG-11" else plan.train_batch
-            try:
-                X = torch.randn(batch, 1, plan.side, plan.side, device=device)
-                for layer, kind, forward, backward in _layers(model.train(), X, plan):
-                    row = {"network": name, "batch": batch, "layer": layer, "kind": kind}
-                    row = rows.setdefault((name, layer), row | {"forward": [], "backward": []})
-                    row["forward"].append(forward)
-                    row["backward"].append(backward)
-            except torch.OutOfMemoryError:
-                del networks[name]
-    return [row for row in rows.values() if row["network"] in networks]
+        for network, model in networks.items():
+            X = torch.randn(plan.train_batch, 1, plan.side, plan.side, device=device)
+            for layer, kind, forward, backward in _layers(model.train(), X, plan):
+                row = {"network": network, "batch": plan.train_batch, "layer": layer, "kind": kind}
+                row = rows.setdefault((network, layer), row | {"forward": [], "backward": []})
+                row["forward"].append(forward)
+                row["backward"].append(backward)
+    return list(rows.values())
 
 
 def _layers(model, X, plan):
@@ -230,11 +193,11 @@ def _layers(model, X, plan):
         Y = layer(X)
         if not isinstance(layer, nn.Flatten):  # which only looks at its input in another way
             wanted = [t for t in (X, *layer.parameters()) if t.requires_grad]
-            gradient = torch.ones_like(Y)
             forward = partial(layer, X)
-            backward = partial(torch.autograd.grad, Y, wanted, gradient, retain_graph=True)
-            kind = type(layer).__name__
-            yield name, kind, _seconds(forward, plan), _seconds(backward, plan)
+            backward = partial(
+                torch.autograd.grad, Y, wanted, torch.ones_like(Y), retain_graph=True
+            )
+            yield name, type(layer).__name__, _seconds(forward, plan), _seconds(backward, plan)
         X = Y.detach().requires_grad_()  # the images themselves need no gradient
 
 
@@ -248,34 +211,26 @@ def head_times(device: torch.device, plan: Plan) -> list[dict]:
     rows, left_out = [], []
     for side, ranks in plan.ranks:
         for name, make in _heads(side, ranks, plan.keep).items():
-            shape = (1, side, side) if name == "blocks" else (NARROW[-1][1], side // 32, side // 32)
-            made = cache(lambda make=make: make().to(device).eval())
+            make, shape = cache(make), (128, side // 32, side // 32)
             for batch in plan.head_batches:
                 row = {"side": side, "head": name, "batch": batch}
+                X = torch.randn(batch, *((1, side, side) if name == "blocks" else shape))
                 try:
-                    if name == "int8" and device.type == "cuda":
-                        raise RuntimeError("torchao multiplies by ten columns on the CPU")
-                    run = partial(_forward, made(), torch.randn(batch, *shape, device=device))
+                    run = torch.no_grad()(partial(make().to(device).eval(), X.to(device)))
                     run()
+                    rows.append((row, run))
                 except (ImportError, RuntimeError) as error:
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
                     left_out.append(row | {"seconds": [], "left_out": reason[:80]})
-                else:
-                    rows.append((row, run))
     return _in_turn(rows, plan) + left_out
-
-
-@torch.no_grad()
-def _forward(net, X):
-    return net(X)
 
 
 def _heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
     """Return functions that make the heads of exercise 1.3, by name."""
-    split = len(NARROW)
+    split = len(VGG_NARROW)
 
     def narrow(head=(4096, 4096)):
-        model = VGG(NARROW, head=head)
+        model = VGG(VGG_NARROW, head=head)
         model.eval()(torch.zeros(1, 1, side, side))
         return model
 
@@ -293,7 +248,9 @@ def _heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
             if isinstance(layer, nn.Linear):
                 parametrize.remove_parametrizations(layer, "weight")
                 if sparse:
-                    weight = _sparse(layer.weight.detach())
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # that the format is in beta state
+                        weight = layer.weight.detach().to_sparse_csr()
                     layer.weight = nn.Parameter(weight, requires_grad=False)
         return head
 
@@ -314,15 +271,6 @@ def _heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
         heads[f"pruned-{100 * share:g}"] = partial(pruned, share)
         heads[f"pruned-{100 * share:g}-sparse"] = partial(pruned, share, sparse=True)
     return heads
-
-
-def _sparse(weight):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch says at each use that the format is in beta state
-        return weight.to_sparse_csr()
-
-
-PARTS = {f.__name__: f for f in (peak_memory, rates, network_times, layer_times, head_times)}
 
 
 # --- clock and batches -----------------------------------------------------------------------
@@ -368,12 +316,10 @@ def _trainer(make, side, device, precision) -> Trainer:
     """Return a trainer that is ready for its first step."""
     on_gpu = device.type == "cuda"
     trainer = Trainer(max_epochs=1, num_gpus=int(on_gpu), precision=precision, seed=0)
-    trainer.start(make(), _Images(1, side))
+    model = make()
+    model.board.display = False
+    trainer.start(model, _Images(1, side))
     return trainer
-
-
-def _batch(trainer, batch_size, side):
-    return trainer.prepare_batch(_Images(batch_size, side).batch)
 
 
 # --- the command -----------------------------------------------------------------------------
@@ -383,8 +329,7 @@ def run(options: argparse.Namespace) -> int:
     """Measure the devices of this machine and write a record of each."""
     torch.set_num_threads(options.threads)
     wanted = "cpu" if options.keep_memory else options.device
-    devices = dict.fromkeys([cpu(), *try_all_gpus()[:1]])
-    devices = [d for d in devices if wanted in (None, d.type)]
+    devices = [d for d in dict.fromkeys([cpu(), *try_all_gpus()[:1]]) if wanted in (None, d.type)]
     if not devices:
         raise ValueError(f"there is no device {options.device!r} here")
     if options.keep_memory and not keep_memory():
@@ -393,7 +338,7 @@ def run(options: argparse.Namespace) -> int:
         load = hardware(device)["load_average"]
         if load is not None and load > 0.5:
             print(f"the machine is busy (load {load}): its times will be long", file=sys.stderr)
-        record = measure(device, QUICK if options.quick else Plan(), options.part)
+        record = measure(device, QUICK if options.quick else Plan())
         record["memory_kept"] = options.keep_memory
         kept = "-memory-kept" if options.keep_memory else ""
         path = options.results / f"{_file_name(record['hardware'], device)}{kept}.json"
@@ -416,8 +361,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--device", choices=("cpu", "cuda"), help="only this one")
     keep = "only the CPU, and with memory that is kept from step to step"
     one.add_argument("--keep-memory", action="store_true", help=keep)
-    part = "only this one, the others stay empty (repeatable)"
-    parser.add_argument("--part", action="append", choices=PARTS, help=part)
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--quick", action="store_true", help="small images, once: a rehearsal")
     parser.add_argument("--results", type=Path, default=Path("book/results/speed"))

@@ -2,8 +2,7 @@
 
     python -m d2l_lab export book/experiments/low_resolution.toml final 0 winner.safetensors
 
-writes the weights of a run that was trained on this machine. Reading them needs no grid. Both need
-safetensors: pip install safetensors brings it.
+writes the weights of a run that was trained on this machine. Reading them needs no grid.
 """
 
 import argparse
@@ -11,13 +10,13 @@ import json
 import os
 from pathlib import Path
 
-import torch
+import safetensors.torch
 
 from d2l_lab.grid import load_grid
 from d2l_lab.records import note
 from d2l_lab.run import Run, default_folders
 from d2l_utils.files import atomic_write
-from d2l_utils.meta import on_meta
+from d2l_utils.meta import materialize
 from d2l_utils.models import VGG
 
 __all__ = ["export", "load_card", "load_model"]
@@ -42,8 +41,6 @@ def export(run: Run, path: str | os.PathLike) -> None:
 
     Raises:
         FileNotFoundError: if it is not recorded, or its weights are not on this machine.
-        ImportError: if there is no safetensors.
-        OSError: if the file cannot be written.
         ValueError: if its record or its weights belong to other settings, or it is a transformed
             network.
     """
@@ -53,18 +50,15 @@ def export(run: Run, path: str | os.PathLike) -> None:
     if record is None:
         raise FileNotFoundError(f"there is no record of this run: {run.record}")
     weights = {name: w.contiguous() for name, w in run.trained_model().state_dict().items()}
+    card = {key: json.dumps(record[key]) for key in _CARD}  # the format's metadata are strings
     with atomic_write(Path(path)) as part:
-        # The format's metadata are strings.
-        card = {key: json.dumps(record[key]) for key in _CARD}
-        part.write_bytes(_safetensors().torch.save(weights, card))
+        part.write_bytes(safetensors.torch.save(weights, card))
 
 
 def load_card(path: str | os.PathLike) -> dict:
     """Return what the file says of its network: how it was trained, and how well it did.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ImportError: if there is no safetensors.
         ValueError: if it is not one that `export` wrote.
     """
     return _read(path)[0]
@@ -74,36 +68,19 @@ def load_model(path: str | os.PathLike) -> VGG:
     """Return the trained network, in evaluation mode.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ImportError: if there is no safetensors.
+        RuntimeError: if the weights are not those of the network that it describes.
         ValueError: if it is not one that `export` wrote.
     """
     card, weights = _read(path)
-    try:
-        c = card["config"]
-        # On the meta device nothing is drawn, so that the caller's random numbers stay as they are.
-        model = on_meta(VGG(c["arch"], c["lr"], head=c["head"], batch_norm=c["batch_norm"])).eval()
-        with torch.no_grad():
-            model(torch.empty(1, 1, c["resolution"], c["resolution"], device="meta"))
-        model.load_state_dict(weights, assign=True)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold the network it describes: {error}") from error
+    c = card["config"]
+    model = VGG(c["arch"], c["lr"], head=c["head"], batch_norm=c["batch_norm"])
+    # On the meta device nothing is drawn, so that the caller's random numbers stay as they are.
+    model = materialize(model, (1, c["resolution"], c["resolution"]))
+    model.load_state_dict(weights, assign=True)
     return model
 
 
-def _safetensors():
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        message = "files of weights need safetensors; pip install safetensors brings it"
-        raise ImportError(message) from error
-    return safetensors
-
-
 def _read(path):
-    safetensors = _safetensors()
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no file {path}")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             card = {key: json.loads(file.metadata()[key]) for key in _CARD}

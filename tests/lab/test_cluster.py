@@ -67,12 +67,6 @@ def test_a_lost_workers_run_is_gone_on_with_by_another(write, tmp_path):
 ENDS = ("json", "predictions.npy")
 
 
-def test_without_ray_it_says_what_to_install(write, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    assert train(write(), "--ray") == 2
-    assert "pip install ray" in capsys.readouterr().err
-
-
 def test_what_a_run_leaves_travels_whole_and_overwrites_nothing(write):
     path = write('[variants.a]\nhead = "gap"\n')
     assert train(path) == 0

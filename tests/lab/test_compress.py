@@ -3,12 +3,11 @@
 import copy
 import math
 import pickle
-import sys
 
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrize, prune
+from torch.nn.utils import parametrize
 
 import d2l_utils as d2l
 from d2l_lab import compress
@@ -83,10 +82,9 @@ def test_logits_are_the_originals_where_nothing_is_lost(name, way):
     torch.testing.assert_close(EQUAL[way](model, name)(X), logits, atol=1e-4, rtol=0)
 
 
-@names
 @torch.no_grad()
-def test_int8_is_close_and_a_quarter_of_the_bytes(name):
-    model, X = build(name), images(name)
+def test_int8_is_close_and_a_quarter_of_the_bytes():
+    model, X = build("vgg"), images("vgg")
     small = compress.int8(model)
     logits, rounded = model(X), small(X)
     assert 0 < float((rounded - logits).abs().max()) < 0.05 * float(logits.abs().max())
@@ -97,30 +95,29 @@ def test_int8_is_close_and_a_quarter_of_the_bytes(name):
         step = old.weight.abs().amax(dim=1, keepdim=True) / 127
         assert bool(((new.weight.dequantize() - old.weight).abs() <= 0.51 * step).all())
         assert torch.equal(new.bias, old.bias)
-    convs = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
-    same = [m.weight for m in small.modules() if isinstance(m, nn.Conv2d)]
-    assert all(torch.equal(a, b) for a, b in zip(convs, same, strict=True))
+    assert torch.equal(pickle.loads(pickle.dumps(small))(X), rounded)
 
 
 # --- the given network is left as it is -------------------------------------------------------
 
 
-@names
 @ways
 @pytest.mark.parametrize("training", [True, False])
-def test_the_given_network_is_untouched(name, way, training):
-    model = build(name, training)
-    modules, parameters = list(model.modules()), list(model.parameters())
-    before = copy.deepcopy(model.state_dict())
-    small = ALL[way](model, name)
+def test_the_given_network_is_untouched_and_its_mode_is_kept(way, training):
+    model = build("vgg_bn", training)
+    modules, before = list(model.modules()), copy.deepcopy(model.state_dict())
+    small = ALL[way](model, "vgg_bn")
     assert all(a is b for a, b in zip(model.modules(), modules, strict=True))
-    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    assert list(model.state_dict()) == list(before)
-    assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
+    assert all(m.training is training for m in modules)
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
     assert not set(modules) & set(small.modules())
     assert not storages(model) & storages(small)
     assert type(small) is type(model)
-    assert all(m.training is training for m in model.modules())
+    mode = training and way != "int8"  # which is for inference
+    assert all(m.training is mode for m in small.modules() if isinstance(m, nn.Dropout))
+    assert small.training is small.net.training is mode
 
 
 def storages(model):
@@ -129,38 +126,14 @@ def storages(model):
     return {t.untyped_storage().data_ptr() for t in plain}
 
 
-@names
-@pytest.mark.parametrize("way", [way for way in ALL if way != "int8"])
-@pytest.mark.parametrize("training", [True, False])
-def test_the_mode_is_kept(name, way, training):
-    small = ALL[way](build(name, training), name)
-    assert small.training is small.net.training is training
-    dropouts = [m for m in small.modules() if isinstance(m, nn.Dropout)]
-    assert all(m.training is training for m in dropouts)
-    assert len(dropouts) == (0 if way == "gap" else 2)
-
-
-def test_int8_is_for_inference():
-    assert not any(m.training for m in compress.int8(build("vgg", training=True)).modules())
-
-
 # --- the sizes that formulas give -------------------------------------------------------------
 
 
-def head_params(name):
-    sizes = [FEATURES[name], *WIDTHS, 10]
-    return sum(n * m + m for n, m in zip(sizes, sizes[1:], strict=False))
-
-
-@names
-@pytest.mark.parametrize("ranks", [(1, 1), (3, 4), (48, 40)])
-def test_svd_has_r_times_n_plus_m_weights(name, ranks):
-    model = build(name)
-    small = compress.truncated_svd(model, ranks)
-    n = FEATURES[name]
-    weights = ranks[0] * (n + 48) + ranks[1] * (48 + 40) + 40 * 10
-    assert count(small) - (count(model) - head_params(name)) == weights + 48 + 40 + 10
-    assert macs(model, name) - macs(small, name) == n * 48 + 48 * 40 + 40 * 10 - weights
+def test_svd_has_r_times_n_plus_m_weights():
+    model = build("vgg")
+    small = compress.truncated_svd(model, (3, 4))
+    saved = 128 * 48 + 48 * 40 - 3 * (128 + 48) - 4 * (48 + 40)
+    assert count(model) - count(small) == macs(model, "vgg") - macs(small, "vgg") == saved
 
 
 @names
@@ -168,47 +141,36 @@ def test_global_average_pooling_has_channels_times_classes_weights(name):
     model = build(name)
     small = compress.global_average_pooling(model)
     channels = 256 if name == "alexnet" else 8
-    assert count(small) - (count(model) - head_params(name)) == channels * 10 + 10
-    head_macs = FEATURES[name] * 48 + 48 * 40 + 40 * 10
-    assert macs(model, name) - macs(small, name) == head_macs - channels * 10
+    saved = FEATURES[name] * 48 + 48 * 40 + 40 * 10 - channels * 10
+    assert macs(model, name) - macs(small, name) == saved
+    assert count(model) - count(small) == saved + 48 + 40  # and the biases
     assert small(images(name)).shape == (4, 10)
 
 
-@names
-def test_a_convolutional_head_saves_nothing(name):
-    model = build(name)
-    conv = compress.fc_as_conv(model, SHAPES[name])
+def test_a_convolutional_head_saves_nothing():
+    model = build("vgg")
+    conv = compress.fc_as_conv(model, SHAPES["vgg"])
     assert not linears(conv)
-    assert (count(conv), macs(conv, name)) == (count(model), macs(model, name))
+    assert (count(conv), macs(conv, "vgg")) == (count(model), macs(model, "vgg"))
 
 
-KEPT = {  # of 128 x 48 (AlexNet: 1024 x 48), 48 x 40 and 40 x 10 weights
-    0.04: (246, 77, 16),
-    0.1: (615, 192, 40),
-    0.5: (3072, 960, 200),
-    1: (6144, 1920, 400),
-    1e-9: (1, 1, 1),
-}
-KEPT_OF_ALEXNET = {0.04: 1967, 0.1: 4916, 0.5: 24576, 1: 49152, 1e-9: 1}  # in its first layer
+# Of 128 x 48, 48 x 40 and 40 x 10 weights.
+KEPT = {0.04: (246, 77, 16), 0.5: (3072, 960, 200), 1: (6144, 1920, 400), 1e-9: (1, 1, 1)}
 
 
-@names
 @pytest.mark.parametrize("keep", KEPT)
 @torch.no_grad()
-def test_pruning_keeps_the_largest_of_each_layer(name, keep):
-    model = build(name)
+def test_pruning_keeps_the_largest_of_each_layer(keep):
+    model = build("vgg")
     small = compress.magnitude_pruning(model, keep)
-    first, *others = KEPT[keep]
-    counts = [KEPT_OF_ALEXNET[keep] if name == "alexnet" else first, *others]
-    for old, new, number in zip(linears(model), linears(small), counts, strict=True):
+    for old, new, number in zip(linears(model), linears(small), KEPT[keep], strict=True):
         kept = new.weight != 0
         assert int(kept.sum()) == number
         assert torch.equal(new.weight[kept], old.weight[kept])
         if not bool(kept.all()):
             assert float(old.weight[kept].abs().min()) >= float(old.weight[~kept].abs().max())
-    assert count(small) == count(model)  # a mask saves no memory
-    costs = [d2l.layer_costs(net, SHAPES[name]) for net in (model, small)]
-    assert costs[0] == costs[1]  # nor a single multiply-accumulate
+    # A mask saves neither memory nor a single multiply-accumulate.
+    assert (count(small), macs(small, "vgg")) == (count(model), macs(model, "vgg"))
 
 
 @pytest.mark.parametrize(("keep", "number"), [(0.07, 7), (0.55, 55), (0.071, 8)])
@@ -245,15 +207,12 @@ def test_a_convolutional_head_averages_over_the_positions_of_a_larger_image():
     crops = [maps[:, :, i : i + 4, j : j + 4] for i in range(3) for j in range(4)]
     by_hand = torch.stack([model.net[flatten:](crop) for crop in crops]).mean(0)
     torch.testing.assert_close(conv(X), by_hand, atol=1e-5, rtol=0)
-    with pytest.raises(RuntimeError):
-        model(X)
 
 
-@pytest.mark.parametrize("momentum", [0, 0.9])
-def test_the_mask_holds_through_training(momentum):
+def test_the_mask_holds_through_training():
     small = compress.magnitude_pruning(build("vgg", training=True), keep=0.1)
     before = [m.weight.detach().clone() for m in linears(small)]
-    optim = torch.optim.SGD(small.parameters(), lr=0.1, momentum=momentum, weight_decay=1e-2)
+    optim = torch.optim.SGD(small.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-2)
     for _ in range(3):
         optim.zero_grad()
         nn.functional.cross_entropy(small(images("vgg")), torch.arange(4)).backward()
@@ -263,33 +222,6 @@ def test_the_mask_holds_through_training(momentum):
         assert not torch.equal(layer.weight, old)
         parametrize.remove_parametrizations(layer, "weight")
         assert not bool(layer.weight[old == 0].any())
-
-
-@pytest.mark.parametrize("way", [way for way in ALL if way != "int8"])
-def test_results_can_be_trained(way):
-    small = ALL[way](build("vgg", training=True), "vgg")
-    before = copy.deepcopy(small.state_dict())
-    nn.functional.cross_entropy(small(images("vgg")), torch.arange(4)).backward()
-    torch.optim.SGD(small.parameters(), lr=0.1).step()
-    after = small.state_dict()
-    weights = [key for key in before if key.endswith(("weight", "original"))]
-    assert all(not torch.equal(before[key], after[key]) for key in weights)
-
-
-@torch.no_grad()
-def test_one_way_after_the_other():
-    model, X = build("vgg"), images("vgg")
-    pruned = compress.magnitude_pruning(model, 0.5)
-    split = compress.truncated_svd(pruned, [48, 40])
-    torch.testing.assert_close(split(X), pruned(X), atol=1e-4, rtol=0)
-    for small in (pruned, split):
-        conv = compress.fc_as_conv(small, SHAPES["vgg"])
-        torch.testing.assert_close(conv(X), small(X), atol=1e-4, rtol=0)
-        logits = small(X)
-        rounded = compress.int8(small)(X)
-        assert 0 < float((rounded - logits).abs().max()) < 0.05 * float(logits.abs().max())
-    again = compress.truncated_svd(split, [48, 48, 40, 40])
-    torch.testing.assert_close(again(X), split(X), atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -307,38 +239,6 @@ def test_pruning_what_is_pruned_or_split():
     split = compress.magnitude_pruning(compress.truncated_svd(model, [3, 4]), 0.1)
     shares = [float((m.weight != 0).float().mean()) for m in linears(split)]
     assert len(shares) == 5 and all(0.1 <= share < 0.15 for share in shares)
-
-
-@pytest.mark.parametrize("way", [compress.int8, lambda m: compress.magnitude_pruning(m, 0.9)])
-def test_what_torch_has_pruned_keeps_its_zeros(way):
-    model = build("vgg")
-    for layer in linears(model):
-        prune.l1_unstructured(layer, "weight", amount=0.5)
-    for old, new in zip(linears(model), linears(way(model)), strict=True):
-        weight = new.weight.dequantize() if way is compress.int8 else new.weight
-        assert not bool(weight[old.weight == 0].any())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-@torch.no_grad()
-def test_svd_in_the_precision_of_the_model(dtype):
-    model, X = build("vgg").to(dtype), images("vgg").to(dtype)
-    small = compress.truncated_svd(model, [48, 40])
-    assert {p.dtype for p in small.parameters()} == {dtype}
-    atol = 1e-10 if dtype == torch.float64 else 0.05
-    torch.testing.assert_close(small(X), model(X), atol=atol, rtol=0)
-
-
-@pytest.mark.parametrize("way", [way for way in ALL if way != "gap"])
-@torch.no_grad()
-def test_a_nested_head_is_as_good_as_a_flat_one(way):
-    model, nested = build("vgg"), build("vgg")
-    first, *rest, last = nested.net[3:]
-    nested.net = nn.Sequential(
-        *nested.net[:3], nn.Sequential(first, nn.Sequential(*rest, nn.Sequential(last)))
-    )
-    X = images("vgg")
-    assert torch.equal(ALL[way](nested, "vgg").eval()(X), ALL[way](model, "vgg").eval()(X))
 
 
 class Concatenation(nn.Module):
@@ -372,33 +272,6 @@ def test_layers_without_bias():
 # --- copies ------------------------------------------------------------------------------------
 
 
-@ways
-@torch.no_grad()
-def test_results_can_be_copied(way):
-    small, X = ALL[way](build("vgg"), "vgg").eval(), images("vgg")
-    twin = copy.deepcopy(small)
-    assert torch.equal(twin(X), small(X))
-    assert not storages(twin) & storages(small)
-
-
-@pytest.mark.parametrize("way", [way for way in ALL if "prune" not in way])
-@torch.no_grad()
-def test_results_can_be_pickled(way):
-    small, X = ALL[way](build("vgg"), "vgg").eval(), images("vgg")
-    assert torch.equal(pickle.loads(pickle.dumps(small))(X), small(X))
-
-
-@torch.no_grad()
-def test_a_pruned_network_is_kept_as_its_state_dict():
-    """Torch pickles no parametrised module, and says so."""
-    small, X = compress.magnitude_pruning(build("vgg"), 0.1), images("vgg")
-    with pytest.raises(RuntimeError, match="only supported through state_dict"):
-        pickle.dumps(small)
-    twin = compress.magnitude_pruning(build("vgg"), 0.7)
-    twin.load_state_dict(small.state_dict())
-    assert torch.equal(twin(X), small(X))
-
-
 class Given(d2l.Classifier):
     """A network that came as an argument."""
 
@@ -429,31 +302,18 @@ class Heavy(d2l.DataModule):
         return self.get_tensorloader(self.tensors, train)
 
 
-@ways
-def test_a_trained_model_drags_no_data_along(way, capsys):
-    model = build("vgg")
+def test_a_trained_model_drags_no_data_along_and_can_be_trained_on(capsys):
+    model = build("vgg", training=True)
     model.board.display = False
     trainer = d2l.Trainer(1, precision="float32", seed=0)
     trainer.fit(model, Heavy())
-    small = ALL[way](model, "vgg")
+    small = compress.truncated_svd(model, [48, 40])
     assert model.trainer is trainer and small.trainer is None
-    if "prune" not in way:
-        weights = sum(t.nbytes for t in small.state_dict().values())
-        assert len(pickle.dumps(small)) < weights + 100_000  # the data are 16 million bytes
-
-
-@torch.no_grad()
-def test_svd_at_full_rank_of_a_trained_model_that_goes_on_training(capsys):
-    """A result can be given to a trainer as any model."""
-    model = build("vgg")
-    model.board.display = False
-    with torch.enable_grad():
-        d2l.Trainer(1, precision="float32", seed=0).fit(model, Heavy())
-        small = compress.truncated_svd(model, [48, 40])
-        torch.testing.assert_close(small(images("vgg")), model(images("vgg")), atol=1e-4, rtol=0)
-        trainer = d2l.Trainer(1, precision="float32", seed=0)
-        trainer.fit(small, Heavy())
-    assert math.isfinite(trainer.history[-1]["val_loss"])
+    assert len(pickle.dumps(small)) < 200_000  # the data are 16 million bytes
+    before = small.eval()(images("vgg"))
+    torch.testing.assert_close(before, model.eval()(images("vgg")), atol=1e-4, rtol=0)
+    d2l.Trainer(1, precision="float32", seed=0).fit(small, Heavy())
+    assert not torch.equal(small.eval()(images("vgg")), before)
 
 
 # --- refusals ----------------------------------------------------------------------------------
@@ -478,67 +338,35 @@ def fully_convolutional():
     return compress.fc_as_conv(build("vgg"), SHAPES["vgg"])
 
 
-HEADLESS = {"no net": NoNet, "net is one layer": OneLayer, "convolutional": fully_convolutional}
-
-
-@ways
-@pytest.mark.parametrize("model", HEADLESS)
-def test_a_network_without_a_head_is_refused(way, model):
-    model = HEADLESS[model]()
+@pytest.mark.parametrize("make", [NoNet, OneLayer, fully_convolutional])
+def test_a_network_without_a_head_is_refused(make):
+    model = make()
     with pytest.raises(ValueError, match=f"this {type(model).__name__} has no head"):
-        ALL[way](model, "vgg")
+        compress.global_average_pooling(model)
 
 
-@ways
-def test_a_network_without_weights_is_refused(way):
-    with pytest.raises(ValueError, match="VGG has no weights yet; run it on one batch first"):
-        ALL[way](d2l.VGG(((1, 4), (1, 8)), head=WIDTHS), "vgg")
+def test_a_network_without_weights_is_refused():
+    with pytest.raises(ValueError, match="VGG has no weights"):
+        compress.magnitude_pruning(d2l.VGG(((1, 4), (1, 8)), head=WIDTHS), 0.5)
 
 
 @pytest.mark.parametrize(
     ("ranks", "message"),
-    [
-        ([0, 4], r"Linear\(.*in_features=128.*\) is 0; it must be from 1 to 48"),
-        ([49, 4], "is 49; it must be from 1 to 48"),
-        ([4, 41], "is 41; it must be from 1 to 40"),
-        ([4], r"ranks is \[4\]; it must be one per hidden layer, here 2"),
-        ([4, 4, 4], "here 2"),
-    ],
+    [([0, 4], "rank .* is 0"), ([4, 41], "rank .* is 41"), ([4], r"ranks is \[4\]")],
 )
 def test_impossible_ranks_are_refused(ranks, message):
     with pytest.raises(ValueError, match=message):
         compress.truncated_svd(build("vgg"), ranks)
 
 
-def test_svd_of_a_network_without_hidden_layers_is_refused():
-    model = d2l.VGG(((1, 4),), head="gap")
-    model.eval()(torch.zeros(1, 1, 8, 8))
-    with pytest.raises(ValueError, match="ranks .*, here 0"):
-        compress.truncated_svd(model, [])
-
-
-@pytest.mark.parametrize("keep", [0, -0.1, 1.01, math.nan])
+@pytest.mark.parametrize("keep", [0, 1.01, math.nan])
 def test_impossible_shares_are_refused(keep):
     with pytest.raises(ValueError, match=f"keep is {keep}"):
         compress.magnitude_pruning(build("vgg"), keep)
 
 
-@pytest.mark.parametrize("shape", [(1, 24, 24), (3, 16, 16), (1, 2, 2)])
-def test_a_shape_that_the_head_does_not_fit_is_refused(shape):
-    with pytest.raises(RuntimeError):
-        compress.fc_as_conv(build("vgg"), shape)
-
-
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(8), nn.Softmax(dim=-1)])
 def test_a_head_whose_logits_would_be_others_is_refused(layer):
     model = Mlp(nn.Linear(256, 8), layer, nn.Linear(8, 2)).eval()
-    message = f"{type(layer).__name__}.* may give other logits in a convolutional head; allowed are"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=type(layer).__name__):
         compress.fc_as_conv(model, (1, 16, 16))
-
-
-def test_int8_says_what_it_needs(monkeypatch):
-    monkeypatch.delitem(sys.modules, "torchao", raising=False)
-    monkeypatch.setitem(sys.modules, "torchao", None)
-    with pytest.raises(ImportError, match="int8 needs torchao; pip install torchao"):
-        compress.int8(build("vgg"))

@@ -95,23 +95,21 @@ def recorded(write):
 CHANGES = {
     "arch": [(1, 5)],
     "batch_norm": True,
-    "resolution": 5,
     "label_smoothing": 0.1,
     "augment": ["flip"],
-    "init": "kaiming",
     "fc_gain": 0.3,
     "lr": 0.11,
     "momentum": 0.5,
 }
 
 
-@pytest.mark.parametrize("key", CHANGES)
-def test_a_replay_of_other_settings_is_found(recorded, key):
+def test_a_replay_of_other_settings_is_found(recorded):
     record, run = recorded
     assert replayed(record, run) is None
-    config = msgspec.structs.replace(run.config, **{key: CHANGES[key]})
-    grid = msgspec.structs.replace(run.grid, variants={"a": config})
-    assert replayed(record, dataclasses.replace(run, grid=grid)) is not None
+    for change in CHANGES.items():
+        config = msgspec.structs.replace(run.config, **dict([change]))
+        grid = msgspec.structs.replace(run.grid, variants={"a": config})
+        assert replayed(record, dataclasses.replace(run, grid=grid)) is not None, change
 
 
 def test_a_replay_of_another_seed_is_found_and_all_is_named(recorded):
@@ -120,13 +118,6 @@ def test_a_replay_of_another_seed_is_found_and_all_is_named(recorded):
     processor = record["hardware"]["processor"]
     assert "step 1 of tiny/a seed 1 is off by " in reason and "the limit is 0.004" in reason
     assert reason.count(processor) == 2 and reason.count("threads ") == 2
-
-
-def test_losses_that_are_not_numbers_are_found(recorded, monkeypatch):
-    record, run = recorded
-    losses = [float("nan")] * len(record["first_losses"])
-    monkeypatch.setattr(replay_module, "replay", lambda *_, **__: losses)
-    assert replayed(record, run) is not None
 
 
 def test_where_rounding_grows_most_another_seed_still_leads_further_away():

@@ -5,7 +5,7 @@ import torch
 from tiny_grid import files_below, record_of, run_of, train
 
 import d2l_utils as d2l
-from d2l_lab.records import load_records
+from d2l_lab.grid import load_grid
 from d2l_lab.run import replay
 
 FAMILY = """[variants.tuned]
@@ -56,7 +56,7 @@ def test_what_others_build_on_is_trained_first(write, tmp_path, capsys):
     assert train(path, "--precision", "float32") == 0
     started = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line[0] == "["]
     assert started[0] == "tiny/base" and len(started) == 9
-    records = {r["variant"]: r for r in load_records(tmp_path / "results" / "tiny")}
+    records = {variant: record_of(path, variant) for variant in load_grid(path).variants}
     base = records["base"]
     assert records["as-it-is"]["final"] == base["final"]
     assert records["svd-full"]["final"] == pytest.approx(base["final"], abs=1e-4)
@@ -114,41 +114,22 @@ def test_missing_weights_are_named_with_what_to_do(write, capsys):
     only = "--variant", "a"
     assert train(path, *only) == 1
     weights = run_of(path, "base").weights
-    message = f"the weights of base with seed 0 are not on this machine ({weights}); train that"
-    assert message in capsys.readouterr().err
+    assert f"({weights}); train that run" in capsys.readouterr().err
     assert train(path, "--variant", "base") == 0
     kept = weights.read_bytes()
     weights.unlink()
     assert train(path, *only) == 1
     assert f"; delete {run_of(path, 'base').record} and train that run" in capsys.readouterr().err
-    for damaged in (kept[: len(kept) // 2], b""):
+    flipped = bytes([kept[len(kept) // 2] ^ 16])  # a bit of a weight
+    flipped = kept[: len(kept) // 2] + flipped + kept[len(kept) // 2 + 1 :]
+    torch.save({"net.0.0.weight": torch.zeros(2)}, weights)
+    other = weights.read_bytes()
+    for damaged in (kept[: len(kept) // 2], flipped, other):
         weights.write_bytes(damaged)
         assert train(path, *only) == 1
-        assert "is damaged, or of another network than base; del" in capsys.readouterr().err
-    for other in ({"net.0.0.weight": torch.zeros(2)}, [torch.zeros(2)]):
-        torch.save(other, weights)
-        assert train(path, *only) == 1
-        assert "is damaged, or of another network than base; del" in capsys.readouterr().err
+        assert f"{weights} is damaged" in capsys.readouterr().err
     weights.write_bytes(kept)
     assert train(path, *only) == 0
-
-
-def test_a_bit_of_the_weights_that_flips_is_noticed(write):
-    run = run_of(write('[variants.a]\nhead = "gap"\n'))
-    model = run.prepare()[0]
-    model.eval()(torch.zeros(1, 1, 4, 4))
-    run._keep_weights(model)
-    whole, good = run.weights.read_bytes(), model.state_dict()
-    noticed = 0
-    for place in range(0, len(whole), 29):
-        run.weights.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
-        try:
-            weights = run.trained_model().state_dict()
-            assert all(torch.equal(weights[key], good[key]) for key in good)  # in the padding
-        except ValueError as error:
-            assert "is damaged, or of another network than a; delete" in str(error)
-            noticed += 1
-    assert noticed > 10
 
 
 def test_weights_of_other_settings_are_not_gone_on_from(write, capsys):
@@ -157,5 +138,5 @@ def test_weights_of_other_settings_are_not_gone_on_from(write, capsys):
     assert record_of(path, "base")
     write('[variants.base]\nlr = 0.3\n[variants.a]\nstart = "base"\n')
     assert train(path, "--variant", "a") == 1
-    assert "was made with other settings: lr 0.1, now 0.3; delete it" in capsys.readouterr().err
+    assert "lr 0.1, now 0.3" in capsys.readouterr().err
     assert not run_of(path).record.exists()

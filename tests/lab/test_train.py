@@ -8,17 +8,15 @@ import subprocess
 import sys
 import time
 
-import filelock
 import msgspec
 import pytest
 import torch
 from tiny_grid import RECIPE, files_below, record_of, run_of, train
 
 import d2l_utils as d2l
-from d2l_lab import __main__ as command
 from d2l_lab import run as run_module
 from d2l_lab.grid import Config, load_grid
-from d2l_lab.records import load_predictions, load_records
+from d2l_lab.records import load_predictions
 from d2l_lab.run import Run, replay
 from d2l_utils import data as data_module
 
@@ -170,22 +168,18 @@ def test_failing_runs_are_named_and_the_others_are_done(write, capsys):
     assert not run_of(path, "bad").record.exists()
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("CUDA out of memory"), OSError("full"), MemoryError]
-)
-def test_other_failures_leave_the_others_to_be_done_too(write, capsys, monkeypatch, error):
+def test_other_failures_leave_the_others_to_be_done_too(write, capsys, monkeypatch):
     path = write("[variants.bad]\n[variants.good]\n")
     write_json = run_module.write_json
 
     def fail_once(file, content):
         if "bad" in file.name:
-            raise error
+            raise MemoryError
         write_json(file, content)
 
     monkeypatch.setattr(run_module, "write_json", fail_once)
     assert train(path) == 1
-    reason = "MemoryError" if error is MemoryError else str(error)
-    assert f"  failed: {reason}\n" in capsys.readouterr().err
+    assert "  failed: MemoryError\n" in capsys.readouterr().err
     assert run_of(path, "good").record.exists()
     monkeypatch.undo()
     assert train(path) == 0
@@ -221,10 +215,7 @@ def timeless(record):
 
 
 STOPS = {  # what was kept of three epochs
-    "data": 0,
     "first epoch": 0,
-    "second epoch": 1,
-    "validation": 1,
     "checkpoint": 1,
     "weights": 3,
     "record": 3,
@@ -266,13 +257,8 @@ def test_an_interrupted_run_goes_on_to_the_same_record(write, tmp_path, capsys, 
 
 def interrupt(patch, stop):
     """Lets Ctrl-C be pressed at some point of a run of four batches an epoch."""
-    if stop == "data":
-        return patch.setattr(command, "FashionMNIST", at_call(1, data_module.FashionMNIST))
-    if stop in ("first epoch", "second epoch"):
-        number = {"first epoch": 3, "second epoch": 6}[stop]
-        return patch.setattr(d2l.Trainer, "step", at_call(number, d2l.Trainer.step))
-    if stop == "validation":
-        return patch.setattr(d2l.Trainer, "_validate", at_call(2, d2l.Trainer._validate))
+    if stop == "first epoch":
+        return patch.setattr(d2l.Trainer, "step", at_call(3, d2l.Trainer.step))
     if stop == "checkpoint":
         return patch.setattr(os, "replace", at_call(2, os.replace))  # epoch 1, epoch 2
     if stop == "weights":
@@ -344,13 +330,10 @@ def killed(path, when, end):
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
-@pytest.mark.parametrize(
-    ("when", "end"),
-    [("before", "seed0.json"), ("before", "weights.pt"), ("after", "predictions.npy")],
-)
-def test_what_a_killed_process_leaves_is_gone_on_from_and_tidied(write, tmp_path, when, end):
+@pytest.mark.parametrize("end", ["seed0.json", "weights.pt"])
+def test_what_a_killed_process_leaves_is_gone_on_from_and_tidied(write, tmp_path, end):
     path = write('[variants.a]\nhead = "gap"\n')
-    killed(path, when, end)
+    killed(path, "before", end)
     run = run_of(path)
     assert not run.record.exists() and run.checkpoint.exists()
     assert train(path) == 0  # on from what stands in the checkpoint's place
@@ -395,35 +378,13 @@ def test_two_processes_do_each_run_once(write, tmp_path):
     assert not [name for name in files_below(tmp_path) if name.endswith(".lock")]
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it(write, monkeypatch):
-    path = write("[variants.a]\n[variants.b]\n")
-    run, done, execute = run_of(path), [], Run.execute
-    lock = filelock.FileLock(run.record.with_suffix(".lock"))
-    run.record.parent.mkdir(parents=True)
-    lock.acquire()
-
-    def other_process_ends(seconds):
-        done.append("waited")
-        lock.release()
-
-    def noted(run, precision):
-        done.append(run.variant)
-        return execute(run, precision)
-
-    monkeypatch.setattr(command.time, "sleep", other_process_ends)
-    monkeypatch.setattr(Run, "execute", noted)
-    assert train(path) == 0
-    assert done == ["b", "waited", "a"]
-
-
-@pytest.mark.parametrize("change", ["label_smoothing = 0.2", "lr = 0.2", "temperature = 2.0"])
-def test_a_checkpoint_of_other_settings_is_refused(write, capsys, monkeypatch, change):
+def test_a_checkpoint_of_other_settings_is_refused(write, capsys, monkeypatch):
     path = write("[variants.a]\n")
     with monkeypatch.context() as patch:
-        interrupt(patch, "second epoch")
+        interrupt(patch, "checkpoint")
         assert train(path) == 130
     kept = run_of(path).checkpoint.read_bytes()
-    write(f"[variants.a]\n{change}\n")
+    write("[variants.a]\ntemperature = 2.0\n")
     assert train(path) == 1
     assert str(run_of(path).checkpoint) in capsys.readouterr().err
     assert run_of(path).checkpoint.read_bytes() == kept
@@ -441,16 +402,11 @@ def test_a_record_of_other_settings_is_named_and_left_alone(write, capsys):
     write("[variants.a]\nlr = 0.3\nhead = [9]\n")
     capsys.readouterr()
     assert train(path) == 1
-    wrong = "was made with other settings: head [8], now [9], lr 0.1, now 0.3; delete it to train"
-    assert wrong in capsys.readouterr().out
+    assert "head [8], now [9], lr 0.1, now 0.3" in capsys.readouterr().out
     assert run_of(path).record.read_bytes() == before
-    run_of(path).record.unlink()
-    assert train(path) == 0
 
 
-GOOD = '"config": {"arch": [[1, 4]]}'
-DAMAGES = ["", "{}", "[]", '{"config": {"colour": 1}}', "<<<<<<< HEAD"]
-DAMAGES += [f"{{{GOOD}}}", f'{{{GOOD}, "final": {{"val_acc": null}}}}']
+DAMAGES = ["", "[]", '{"config": {"arch": [[1, 4]]}, "final": {"val_acc": null}}']
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -460,10 +416,7 @@ def test_a_damaged_record_is_named(write, capsys, damage):
     run.record.parent.mkdir(parents=True)
     run.record.write_text(damage, encoding="utf-8")
     assert train(path) == 1
-    assert capsys.readouterr().out.splitlines() == [
-        "0 of 1 runs are recorded",
-        f"  wrong: {run.record} is damaged; delete it to train again",
-    ]
+    assert f"  wrong: {run.record} is damaged" in capsys.readouterr().out
 
 
 def test_a_record_from_before_a_setting_was_there_still_counts(write):
@@ -492,18 +445,12 @@ def test_filters_choose_variants_and_seeds(write, capsys):
     assert chosen("--variant", "b", "--seed", "2") == ["b seed 2"]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--variant", "a", "--variant", "d"], "no variant d in these grids; there are a, b"),
-        (["--seed", "3"], "no seed 3 in these grids; there are 0, 1"),
-        (["--variant", "a", "--seed", "1"], "no seed 1 in these grids; there are 0"),
-    ],
-)
-def test_filters_that_choose_nothing_are_refused(write, capsys, options, message):
+def test_filters_that_choose_nothing_are_refused(write, capsys):
     path = write("[variants.a]\n[variants.b]\nseeds = [1]\n")
-    assert train(path, *options) == 2
-    assert message in capsys.readouterr().err
+    assert train(path, "--variant", "a", "--variant", "d") == 2
+    assert "no variant d" in capsys.readouterr().err
+    assert train(path, "--variant", "a", "--seed", "1") == 2
+    assert "no seed 1" in capsys.readouterr().err
 
 
 def test_two_grids_of_one_name_are_refused(write, tmp_path, capsys):
@@ -531,15 +478,6 @@ def test_the_books_grids_write_to_the_book_from_any_folder(write, tmp_path, monk
         "checkpoints/tiny/a-seed0.weights.pt",
     ]
     assert files_below(elsewhere) == []
-
-
-def test_records_and_checkpoints_may_share_a_folder_that_is_named(write, tmp_path, monkeypatch):
-    path = write('[variants.a]\nhead = "gap"\nepochs = 1\n')
-    monkeypatch.chdir(tmp_path)
-    assert train(path, "--results", "r", "--checkpoints", "r") == 0
-    names = ["a-seed0.json", "a-seed0.predictions.npy", "a-seed0.weights.pt"]
-    assert files_below(tmp_path) == [*(f"r/tiny/{name}" for name in names), "tiny.toml"]
-    assert [record["variant"] for record in load_records("r/tiny")] == ["a"]
 
 
 def test_a_list_that_is_cut_short_by_head_ends_quietly(write):
