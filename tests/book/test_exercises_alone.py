@@ -1,6 +1,10 @@
 """The notebooks for a class hold the exercise and none of its answers, and run."""
 
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
 
 import nbformat
 import pytest
@@ -28,3 +32,50 @@ def test_the_exercise_is_there_and_its_answer_is_not(path):
     for cell in nb.cells:
         if cell.cell_type == "code":
             exec(cell.source, {})
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the package out of its wheel."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in ("d2l_utils", "d2l_lab", "book/results"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    options = ["--no-deps", "--no-build-isolation", "--root-user-action=ignore", "-q"]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options]
+    subprocess.run([*pip, "--target", target, source], check=True, timeout=120)
+    return target
+
+
+def run(path, folder, python_path):
+    """Runs a page's copy in a folder, with the package from there only; returns how that went."""
+    nb = alone.page_alone(read(path))
+    nb.cells = [cell for cell in nb.cells if cell.cell_type == "code"]
+    code = f"import d2l_utils; assert d2l_utils.__file__.startswith({str(python_path)!r})"
+    nb.cells[1:1] = [nbformat.v4.new_code_cell(code)]
+    nbformat.write(nb, folder / "page.ipynb")
+    command = [sys.executable, "-m", "nbconvert", "--to", "notebook", "--execute", "page.ipynb"]
+    command += ["--ExecutePreprocessor.kernel_name=python3", "--output", "run.ipynb"]
+    environment = os.environ | {"PYTHONPATH": str(python_path)}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=350
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["missing_layers", "parameters"])
+def test_a_page_runs_in_an_empty_folder_with_the_wheel_alone(name, installed, tmp_path):
+    done = run(ROOT / f"book/{name}.ipynb", tmp_path, installed)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("repository", ["", "https://github.com/someone/vgg"])
+def test_without_the_package_the_first_cell_says_how_to_get_it(monkeypatch, repository):
+    monkeypatch.setenv("REPOSITORY", repository)
+    monkeypatch.setitem(sys.modules, "d2l_utils", None)  # as if it were not installed
+    page = alone.page_alone(read(ROOT / "book/parameters.ipynb"))
+    first = next(cell for cell in page.cells if cell.cell_type == "code")
+    with pytest.raises(ModuleNotFoundError, match=f"pip install .*{repository}") as error:
+        exec(first.source, {})
+    assert "\n" not in str(error.value)

@@ -68,6 +68,12 @@ def test_a_page_says_where_it_stands_and_what_to_show_of_it(html):
     assert (html / card["og:image"].removeprefix(f"{SITE}/")).is_file()
 
 
+def test_a_notebook_to_download_says_where_the_package_is(html):
+    for place in ("_sources/book", "_static/exercises"):
+        text = (html / place / "parameters.ipynb").read_text("utf-8")
+        assert f"pip install 'd2l_utils[notebook] @ git+{REPOSITORY}'" in text
+
+
 def test_the_sitemap_lists_every_page(html):
     urls = {tag.text for tag in ElementTree.parse(html / "sitemap.xml").iter(f"{{{SITEMAP}}}loc")}
     assert urls == {f"{SITE}/book/{name}.html" for name in ("index", "parameters")}
