@@ -21,7 +21,7 @@ NOTEBOOK ?= $(sort $(wildcard book/*.ipynb book/studies/*.ipynb))
 NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
     "metadata.language_info.version cell.metadata.execution"
 
-.PHONY: help book test test-all mutants lint lab notebooks normalised results data clean
+.PHONY: help book test test-all mutants bench lint lab notebooks normalised results data clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -44,6 +44,11 @@ test-all: test  ## check the rest too: all replays, all notebooks in JupyterLab
 
 mutants: data  ## plant wrong numbers in the pages and see whether the checks notice
 	$(BIN)/python tests/book/mutate_pages.py
+
+# d2l names versions of its own of what it needs; here it runs on those of the book.
+bench: data  ## time this package beside d2l and others; let the machine rest meanwhile
+	test -d $(VENV)/beside || $(BIN)/python -m pip install -q --no-deps -t $(VENV)/beside d2l==1.0.3 scipy
+	PYTHONPATH=$(VENV)/beside $(BIN)/python -m d2l_lab bench $(BENCH)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check

@@ -1,0 +1,40 @@
+"""The comparison with what readers would use instead: how it is counted, not how it comes out."""
+
+import dataclasses
+import itertools
+
+import pytest
+
+from d2l_lab import bench
+from d2l_lab.__main__ import main
+
+
+@pytest.fixture
+def two_rows(monkeypatch):
+    """Stands two rows in for those that take half an hour: twice and half as fast as asked."""
+    took = itertools.cycle((8.0, 2.0, 6.0, 2.0, 10.0, 2.0))
+    row = bench.Row("a pass", "d2l", 2, ours=lambda: next(took), theirs=lambda: next(took))
+    rows = [row, dataclasses.replace(row, bar=8)]
+    monkeypatch.setattr(bench, "rows", lambda plan, root: rows)
+    monkeypatch.setattr(bench, "QUICK", dataclasses.replace(bench.QUICK, rounds=3))
+
+
+def test_a_row_is_theirs_over_ours_round_by_round(two_rows, capsys):
+    record = bench.measure(bench.QUICK)
+    assert [row["ratios"] for row in record["rows"]] == [[4, 3, 5]] * 2
+    assert record["hardware"]["threads"] and record["plan"]["rounds"] == 3
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.endswith("4 (3 to 5) passes 2") and second.endswith("falls short of 8")
+
+
+def test_the_command_tells_by_its_status_that_a_row_falls_short(two_rows, tmp_path):
+    assert main(["bench", "--quick"]) == 1
+    assert main(["bench", "--quick", "--record", str(tmp_path / "a.json")]) == 1
+    assert (tmp_path / "a.json").exists()
+
+
+def test_d2l_finds_the_data_set_as_torchvision_keeps_it(tmp_path):
+    from torchvision.datasets import FashionMNIST
+
+    with bench._inside(bench._as_torchvision_keeps_it(tmp_path)):
+        assert len(FashionMNIST("../data")) == 60_000
