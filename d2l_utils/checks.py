@@ -1,4 +1,4 @@
-"""What is looked at before and while a model trains, so that an error says what is at fault."""
+"""Checks of training: model, data, schedule, losses; each error names what is at fault."""
 
 import copy
 import math

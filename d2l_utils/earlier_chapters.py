@@ -1,4 +1,4 @@
-"""What earlier chapters of the book define and later ones use; imported when it is asked for.
+"""Names of D2L's chapters before VGG that later sections use; imported when asked for.
 
 The chapters on classification and convolutional networks need no further names of the book.
 """

@@ -1,4 +1,4 @@
-"""What was recorded for the book: runs of training, as a table, and the speed of machines."""
+"""Reads what the laboratory recorded: runs of training as a table, and the speed of machines."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the modules of a network do while it runs: which one runs, and what torch counts of it."""
+"""Torch's count of a forward pass, given to the module that runs; `cost` builds on this."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

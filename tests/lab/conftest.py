@@ -11,9 +11,9 @@ from d2l_utils import data, fashion_mnist_files
 LOAD = functools.cache(fashion_mnist_files.load)
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def read_once():
-    """Unpacking the data set takes longer than these runs."""
+    """Unpacking the data set takes longer than these runs. Other tests read it as it is."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(data, "load", LOAD)
         yield
