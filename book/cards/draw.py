@@ -83,7 +83,8 @@ def parameters(ax):
 
 
 def flops(ax):
-    bars(ax, {k: cost(net, "macs") for k, net in NETWORKS.items()}, 1e9, lambda g: f"{g:.2f} G")
+    """Operations, two per multiply-accumulate."""
+    bars(ax, {k: cost(net, "macs") for k, net in NETWORKS.items()}, 5e8, lambda g: f"{g:.1f} G")
     key(ax, convolutions=BLUE, FC=ORANGE)
 
 
