@@ -51,7 +51,7 @@ def some(things, what: str) -> None:
 def schedule(trainer) -> None:
     """Raise a ValueError if a schedule that steps after each batch seems to be meant for epochs.
 
-    Such a one takes the learning rate to less than a thousandth in the first half of the steps.
+    Such a one takes the learning rate to a thousandth or less in the first half of the steps.
     """
     if not isinstance(trainer.scheduler, LRScheduler):
         return
@@ -65,7 +65,7 @@ def schedule(trainer) -> None:
             scheduler.step()
     highest = max(rates)
     lowest = min(rates[rates.index(highest) :])  # after it: a warm-up may start low
-    if lowest < highest / 1000:
+    if lowest < highest / 999:  # so a thousandth counts, however it is rounded
         raise ValueError(
             f"{type(scheduler).__name__} steps after each batch, and so takes the learning "
             f"rate from {highest:.3g} to {lowest:.3g} in half of the steps; "

@@ -305,9 +305,10 @@ def test_a_seed_fixes_everything():
     "schedule",
     [
         lambda sgd: lr_scheduler.StepLR(sgd, 1, 0.01),
+        lambda sgd: lr_scheduler.StepLR(sgd, 1, 0.001**0.5),
         lambda sgd: lr_scheduler.CosineAnnealingLR(sgd, 1),
     ],
-    ids=["StepLR", "CosineAnnealingLR"],
+    ids=["StepLR", "StepLR to a thousandth", "CosineAnnealingLR"],
 )
 def test_a_schedule_that_is_meant_for_epochs(schedule):
     """Of three batches each; stepped after batches, the learning rate would all but vanish."""
