@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import shutil
 import subprocess
 import sys
 
@@ -32,20 +31,6 @@ def test_the_exercise_is_there_and_its_answer_is_not(path):
     for cell in nb.cells:
         if cell.cell_type == "code":
             exec(cell.source, {})
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder with the package out of its wheel."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    for name in ("d2l_utils", "d2l_lab", "book/results"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    options = ["--no-deps", "--no-build-isolation", "--root-user-action=ignore", "-q"]
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", *options]
-    subprocess.run([*pip, "--target", target, source], check=True, timeout=120)
-    return target
 
 
 def run(path, folder, python_path):

@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import pkgutil
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -231,22 +230,6 @@ def test_classes_describe_all_of_their_arguments(name):
 
 
 # --- the wheel --------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder that the package was installed into from a wheel."""
-    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    for folder in ("d2l_utils", "d2l_lab", "book/results"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(REPOSITORY / folder, source / folder, ignore=ignored)
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(REPOSITORY / name, source)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-cache-dir"]
-    options = ["--no-deps", "--no-build-isolation", "--root-user-action=ignore"]
-    command = [*pip, "install", "-q", *options, "--target", str(target), str(source)]
-    subprocess.run(command, check=True, timeout=120)
-    return target
 
 
 def test_a_wheel_has_the_records_with_it(installed, tmp_path, monkeypatch):
