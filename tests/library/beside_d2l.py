@@ -18,18 +18,12 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 from d2l import torch as theirs  # noqa: E402
-from sections import SECTIONS, kept  # noqa: E402
+from sections import SECTIONS, kept, use_root  # noqa: E402
 from torch import nn  # noqa: E402
 
 import d2l_utils as ours  # noqa: E402
 
 BOTH = {"theirs": theirs, "ours": ours}
-
-
-def use_root(root):
-    """Has D2L's data set look in a folder of the machine, for it takes none."""
-    init = theirs.DataModule.__init__
-    theirs.DataModule.__init__ = lambda self, *_, **__: init(self, root=root, num_workers=0)
 
 
 def run_sections():
@@ -113,7 +107,8 @@ def measure(d2l):
 
 if __name__ == "__main__":
     root, result = sys.argv[1:]
-    use_root(root)
+    for d2l in BOTH.values():
+        use_root(d2l, root)
     found = {"sections": run_sections(), **{k: measure(d2l) for k, d2l in BOTH.items()}}
     with open(result, "w", encoding="utf-8") as file:
         json.dump(found, file)

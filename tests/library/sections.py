@@ -4,14 +4,17 @@ Each function is a section and takes the package, `d2l`, of which it uses what t
 Data are cut to some images, by what both packages allow: a `Subset` in place of the data set.
 """
 
+import io
 import math
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 import numpy as np
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
+from torchvision import transforms
 
 
 @contextmanager
@@ -27,6 +30,12 @@ def kept(classes):
                     delattr(cls, name)
                 elif vars(cls).get(name) is not attributes[name]:
                     setattr(cls, name, attributes[name])
+
+
+def use_root(d2l, root):
+    """Has data sets look in a folder, for D2L's own take none."""
+    init = d2l.DataModule.__init__
+    d2l.DataModule.__init__ = lambda self, *_, **__: init(self, root=root, num_workers=0)
 
 
 def few(data, n=32):
@@ -61,6 +70,34 @@ def calculus(d2l):
     d2l.use_svg_display()
 
 
+def object_oriented_design(d2l):
+    class A:
+        def __init__(self):
+            self.b = 1
+
+    a = A()
+
+    @d2l.add_to_class(A)
+    def do(self):
+        return f"class attribute b is {self.b}"
+
+    assert a.do() == "class attribute b is 1"
+
+    class B(d2l.HyperParameters):
+        def __init__(self, a, b, c):
+            self.save_hyperparameters(ignore=["c"])
+
+    b = B(a=1, b=2, c=3)
+    assert (b.a, b.b, hasattr(b, "c")) == (1, 2, False)
+
+    board = d2l.ProgressBoard("x")
+    for i in range(100):
+        x = torch.tensor(i / 10)
+        board.draw(x, torch.sin(x), "sin", every_n=2)
+        board.draw(x, torch.cos(x), "cos", every_n=10)
+    assert [len(board.data[label]) for label in ("sin", "cos")] == [50, 10]
+
+
 def linear_regression(d2l):
     x = np.arange(-7, 7, 0.01)
     params = [(0, 1), (0, 2), (3, 1)]
@@ -83,6 +120,49 @@ def synthetic_regression_data(d2l):
             yield self.X[batch], self.y[batch]
 
     assert next(iter(data.train_dataloader()))[0].shape == (32, 2)
+
+
+def linear_regression_scratch(d2l, own_loop=True):
+    w, b = torch.tensor([2, -3.4]), 4.2
+    if own_loop:
+        grow_the_trainer(d2l)
+    model = d2l.LinearRegressionScratch(2, lr=0.03)
+    trainer = d2l.Trainer(max_epochs=3)
+    trainer.fit(model, d2l.SyntheticRegressionData(w=w, b=b))
+    with torch.no_grad():
+        torch.testing.assert_close(model.w.reshape(w.shape), w, atol=0.2, rtol=0)
+        torch.testing.assert_close(model.b, torch.tensor([b]), atol=0.3, rtol=0)
+    assert trainer.train_batch_idx == 96
+    assert len(model.board.data["train_loss"]) == 6
+    assert [x for x, _ in model.board.data["val_loss"]][-1] == 3
+
+
+def grow_the_trainer(d2l):
+    """Gives the trainer the loop that the section writes, in place of its own."""
+
+    @d2l.add_to_class(d2l.Trainer)
+    def prepare_batch(self, batch):
+        return batch
+
+    @d2l.add_to_class(d2l.Trainer)
+    def fit_epoch(self):
+        self.model.train()
+        for batch in self.train_dataloader:
+            loss = self.model.training_step(self.prepare_batch(batch))
+            self.optim.zero_grad()
+            with torch.no_grad():
+                loss.backward()
+                if self.gradient_clip_val > 0:
+                    self.clip_gradients(self.gradient_clip_val, self.model)
+                self.optim.step()
+            self.train_batch_idx += 1
+        if self.val_dataloader is None:
+            return
+        self.model.eval()
+        for batch in self.val_dataloader:
+            with torch.no_grad():
+                self.model.validation_step(self.prepare_batch(batch))
+            self.val_batch_idx += 1
 
 
 def linear_regression_concise(d2l):
@@ -135,6 +215,136 @@ def weight_decay(d2l):
     model.board.yscale = "log"
     d2l.Trainer(max_epochs=10).fit(model, data)
     assert model.board.data["val_loss"][-1].y < model.board.data["val_loss"][0].y
+
+
+def fashion_mnist(d2l):
+    class FashionMNIST(d2l.DataModule):
+        def __init__(self, batch_size=64, resize=(28, 28)):
+            super().__init__()
+            self.save_hyperparameters()
+            trans = transforms.Compose([transforms.Resize(resize), transforms.ToTensor()])
+            self.train, self.val = (
+                torchvision.datasets.FashionMNIST(self.root, train=train, transform=trans)
+                for train in (True, False)
+            )
+
+    def get_dataloader(self, train):
+        data = self.train if train else self.val
+        return DataLoader(data, self.batch_size, shuffle=train, num_workers=self.num_workers)
+
+    @d2l.add_to_class(FashionMNIST)
+    def visualize(self, batch, nrows=1, ncols=8, labels=()):
+        X, y = batch
+        d2l.show_images(X.squeeze(1), nrows, ncols, titles=labels or [str(int(i)) for i in y])
+
+    d2l.add_to_class(FashionMNIST)(get_dataloader)
+    own, packaged = FashionMNIST(resize=(32, 32)), d2l.FashionMNIST(resize=(32, 32))
+    assert (len(own.train), len(own.val)) == (len(packaged.train), len(packaged.val))
+    for batch, packaged_batch in zip(own.val_dataloader(), packaged.val_dataloader(), strict=True):
+        assert all(map(torch.equal, batch, packaged_batch))
+    own.visualize(batch)
+    assert len(d2l.plt.gcf().axes) == 8
+
+    d2l.add_to_class(d2l.FashionMNIST)(get_dataloader)
+    X, y = next(iter(few(d2l.FashionMNIST(batch_size=32)).train_dataloader()))
+    assert (X.shape, X.dtype, y.dtype) == ((32, 1, 28, 28), torch.float32, torch.int64)
+
+
+def accuracy_of(d2l, model):
+    train(d2l, model, few(d2l.FashionMNIST(batch_size=256), 4096), epochs=2)
+    return model.board.data["val_acc"][-1].y
+
+
+def classification(d2l):
+    class Classifier(d2l.Module):
+        def validation_step(self, batch):
+            Y_hat = self(*batch[:-1])
+            self.plot("loss", self.loss(Y_hat, batch[-1]), train=False)
+            self.plot("acc", self.accuracy(Y_hat, batch[-1]), train=False)
+
+    @d2l.add_to_class(d2l.Module)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    @d2l.add_to_class(Classifier)
+    def accuracy(self, Y_hat, Y, averaged=True):
+        Y_hat = Y_hat.reshape((-1, Y_hat.shape[-1]))
+        preds = Y_hat.argmax(axis=1).type(Y.dtype)
+        compare = (preds == Y.reshape(-1)).type(torch.float32)
+        return compare.mean() if averaged else compare
+
+    class Regression(Classifier):
+        def __init__(self, lr):
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(10))
+
+        def loss(self, Y_hat, Y):
+            return F.cross_entropy(Y_hat, Y)
+
+    assert accuracy_of(d2l, Regression(0.1)) > 0.65
+
+
+def softmax_regression_scratch(d2l):
+    def softmax(X):
+        X_exp = torch.exp(X)
+        return X_exp / X_exp.sum(1, keepdims=True)
+
+    class SoftmaxRegressionScratch(d2l.Classifier):
+        def __init__(self, num_inputs, num_outputs, lr, sigma=0.01):
+            super().__init__()
+            self.save_hyperparameters()
+            self.W = torch.normal(0, sigma, size=(num_inputs, num_outputs), requires_grad=True)
+            self.b = torch.zeros(num_outputs, requires_grad=True)
+
+        def parameters(self):
+            return [self.W, self.b]
+
+    @d2l.add_to_class(SoftmaxRegressionScratch)
+    def forward(self, X):
+        X = X.reshape((-1, self.W.shape[0]))
+        return softmax(torch.matmul(X, self.W) + self.b)
+
+    @d2l.add_to_class(SoftmaxRegressionScratch)
+    def loss(self, y_hat, y):
+        return -torch.log(y_hat[list(range(len(y_hat))), y]).mean()
+
+    model = SoftmaxRegressionScratch(num_inputs=784, num_outputs=10, lr=0.1)
+    assert accuracy_of(d2l, model) > 0.65
+
+    data = d2l.FashionMNIST(batch_size=256)
+    X, y = next(iter(data.val_dataloader()))
+    preds = model(X).argmax(axis=1)
+    wrong = preds.type(y.dtype) != y
+    X, y, preds = X[wrong], y[wrong], preds[wrong]
+    pairs = zip(data.text_labels(y), data.text_labels(preds), strict=True)
+    labels = [a + "\n" + b for a, b in pairs]
+    data.visualize([X, y], labels=labels)
+    assert [ax.get_title() for ax in d2l.plt.gcf().axes] == labels[:8]
+
+
+def softmax_regression_concise(d2l):
+    @d2l.add_to_class(d2l.Classifier)
+    def loss(self, Y_hat, Y, averaged=True):
+        Y_hat = Y_hat.reshape((-1, Y_hat.shape[-1]))
+        Y = Y.reshape((-1,))
+        return F.cross_entropy(Y_hat, Y, reduction="mean" if averaged else "none")
+
+    assert accuracy_of(d2l, network(d2l, nn.Flatten(), nn.LazyLinear(10))) > 0.65
+
+
+def network(d2l, *layers, lr=0.1, init=None):
+    """Returns a classifier as the sections write one, with the layers that are given."""
+
+    class Net(d2l.Classifier):
+        def __init__(self, lr):
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = nn.Sequential(*layers)
+            if init:
+                self.net.apply(init)
+
+    return Net(lr)
 
 
 def multilayer_perceptrons(d2l):
@@ -261,6 +471,89 @@ def channels(d2l):
     K = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 2.0], [3.0, 4.0]]])
     Y = sum(d2l.corr2d(x, k) for x, k in zip(X, K, strict=True))
     assert torch.equal(Y, F.conv2d(X[None], K[None])[0, 0])
+
+
+def summary_of(model, shape):
+    """Returns the lines that `layer_summary` prints."""
+    with redirect_stdout(io.StringIO()) as printed:
+        model.layer_summary(shape)
+    return printed.getvalue().splitlines()
+
+
+def dense(*widths):
+    """Returns layers of these widths with dropout between them."""
+    hidden = [(nn.LazyLinear(n), nn.ReLU(), nn.Dropout(0.5)) for n in widths[:-1]]
+    return (*sum(hidden, ()), nn.LazyLinear(widths[-1]))
+
+
+def lenet(d2l):
+    model = network(
+        d2l,
+        nn.LazyConv2d(6, kernel_size=5, padding=2), nn.Sigmoid(),
+        nn.AvgPool2d(kernel_size=2, stride=2),
+        nn.LazyConv2d(16, kernel_size=5), nn.Sigmoid(),
+        nn.AvgPool2d(kernel_size=2, stride=2),
+        nn.Flatten(),
+        nn.LazyLinear(120), nn.Sigmoid(),
+        nn.LazyLinear(84), nn.Sigmoid(),
+        nn.LazyLinear(10),
+    )  # fmt: skip
+    lines = summary_of(model, (1, 1, 28, 28))
+
+    @d2l.add_to_class(d2l.Classifier)
+    def layer_summary(self, X_shape):
+        X = torch.randn(*X_shape)
+        for layer in self.net:
+            X = layer(X)
+            print(layer.__class__.__name__, "output shape:\t", X.shape)
+
+    assert summary_of(model, (1, 1, 28, 28)) == lines
+    assert len(lines) == 12 and lines[-1] == "Linear output shape:\t torch.Size([1, 10])"
+    train_on_few(d2l, model, batch_size=16)
+
+
+def alexnet(d2l):
+    model = network(
+        d2l,
+        nn.LazyConv2d(96, kernel_size=11, stride=4, padding=1), nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.LazyConv2d(256, kernel_size=5, padding=2), nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.LazyConv2d(384, kernel_size=3, padding=1), nn.ReLU(),
+        nn.LazyConv2d(384, kernel_size=3, padding=1), nn.ReLU(),
+        nn.LazyConv2d(256, kernel_size=3, padding=1), nn.ReLU(),
+        nn.MaxPool2d(kernel_size=3, stride=2),
+        nn.Flatten(),
+        *dense(4096, 4096, 10),
+        lr=0.01, init=d2l.init_cnn,
+    )  # fmt: skip
+    lines = summary_of(model, (1, 1, 224, 224))
+    assert len(lines) == 21
+    assert lines[12] == "MaxPool2d output shape:\t torch.Size([1, 256, 5, 5])"
+    train_on_few(d2l, model, batch_size=16, resize=(224, 224))
+
+
+def vgg(d2l):
+    def vgg_block(num_convs, out_channels):
+        layers = []
+        for _ in range(num_convs):
+            layers.append(nn.LazyConv2d(out_channels, kernel_size=3, padding=1))
+            layers.append(nn.ReLU())
+        layers.append(nn.MaxPool2d(kernel_size=2, stride=2))
+        return nn.Sequential(*layers)
+
+    def vgg_of(arch):
+        blocks = [vgg_block(*numbers) for numbers in arch]
+        layers = (*blocks, nn.Flatten(), *dense(4096, 4096, 10))
+        return network(d2l, *layers, lr=0.01, init=d2l.init_cnn)
+
+    arch = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
+    lines = summary_of(vgg_of(arch), (1, 1, 224, 224))
+    assert len(lines) == 13
+    assert lines[4] == "Sequential output shape:\t torch.Size([1, 512, 7, 7])"
+    assert lines[5] == "Flatten output shape:\t torch.Size([1, 25088])"
+    narrow = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
+    train_on_few(d2l, vgg_of(narrow), batch_size=16, resize=(224, 224))
 
 
 def nin(d2l):
@@ -486,9 +779,15 @@ def cnn_design(d2l):
 SECTIONS = {
     "2.4": calculus,
     "3.1": linear_regression,
+    "3.2": object_oriented_design,
     "3.3": synthetic_regression_data,
+    "3.4": linear_regression_scratch,
     "3.5": linear_regression_concise,
     "3.7": weight_decay,
+    "4.2": fashion_mnist,
+    "4.3": classification,
+    "4.4": softmax_regression_scratch,
+    "4.5": softmax_regression_concise,
     "5.1": multilayer_perceptrons,
     "5.2": implementation_of_multilayer_perceptrons,
     "5.4": numerical_stability,
@@ -496,6 +795,9 @@ SECTIONS = {
     "6.7": gpus,
     "7.2": convolutions_for_images,
     "7.4": channels,
+    "7.6": lenet,
+    "8.1": alexnet,
+    "8.2": vgg,
     "8.3": nin,
     "8.4": googlenet,
     "8.5": batch_normalization,
