@@ -30,7 +30,8 @@ def folder(tmp_path_factory):
         shutil.copy(ROOT / name, folder)
     for name in ("_extensions", "_static", "_templates", "cards"):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name)
-    shutil.copy(ROOT / "book/parameters.ipynb", folder / "book")
+    for name in ("parameters.ipynb", "references.bib"):
+        shutil.copy(ROOT / "book" / name, folder / "book")
     (folder / "book/index.md").write_text(INDEX)
     (folder / "_toc.yml").write_text(TOC)
     return folder
