@@ -133,12 +133,25 @@ def test_a_wrong_formula_is_noticed(open_page, formula):
     assert typeset(page)[2] == 1
 
 
-def test_search_finds_vgg(open_page):
-    page = open_page("book/index.html")
+def searched(page, words):
     page.keyboard.press("Control+k")
-    page.locator("dialog input[type=search]").fill("VGG")
+    page.locator("dialog input[type=search]").fill(words)
     page.keyboard.press("Enter")
-    page.locator("#search-results").get_by_role("link", name="VGG-16 and VGG-19").wait_for()
+    page.wait_for_url("**/search.html*")
+    return page.locator("#search-results").get_by_role("link")
+
+
+def test_search_finds_vgg(open_page):
+    found = searched(open_page("book/index.html"), "VGG")
+    found.filter(has_text="VGG-16 and VGG-19").first.wait_for()
+
+
+def test_search_leads_to_sections_first_and_knows_american_spellings(open_page):
+    found = searched(open_page("book/index.html"), "color")
+    found.first.wait_for()
+    found = searched(open_page("book/index.html"), "checkpoints")
+    found.first.wait_for()
+    assert found.first.get_attribute("href").endswith("d2l_utils.html#checkpoints")
 
 
 @pytest.fixture
