@@ -63,7 +63,7 @@ __all__ = [
 def __getattr__(name):
     """Serve what earlier chapters define, from a module that is imported only for that."""
     earlier = importlib.import_module("d2l_utils.earlier_chapters")
-    if name in earlier.__all__:
+    if name in (*earlier.__all__, *earlier._TENSORS):
         return getattr(earlier, name)
     raise AttributeError(
         f"d2l_utils serves no {name!r}; if it is one of the book's names, the package d2l has it: "

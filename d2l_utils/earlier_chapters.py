@@ -1,12 +1,9 @@
-"""Names of D2L's chapters before VGG that later sections use; imported when asked for.
-
-The chapters on classification and convolutional networks need no further names of the book.
-"""
+"""The further names that D2L's package has from its chapters 2 to 8; imported when asked for."""
 
 # ruff: noqa: D102 (the book explains the methods)
 
 import time
-from itertools import accumulate
+from itertools import accumulate, chain
 
 import torch
 from torch import nn
@@ -15,10 +12,23 @@ from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 from d2l_utils.board import set_figsize
 from d2l_utils.data import DataModule
 from d2l_utils.hyperparameters import HyperParameters
-from d2l_utils.module import Module
+from d2l_utils.module import Classifier, Module
 
-__all__ = ["SGD", "LinearRegression", "LinearRegressionScratch", "ResNeXtBlock"]
-__all__ += ["SyntheticRegressionData", "Timer", "corr2d", "plot", "plt", "set_axes"]  # noqa: F822
+__all__ = ["SGD", "LeNet", "LinearRegression", "LinearRegressionScratch", "ResNeXtBlock"]
+__all__ += ["Residual", "SoftmaxRegression", "SyntheticRegressionData", "Timer", "corr2d"]
+__all__ += ["plot", "plt", "set_axes"]  # noqa: F822
+
+# What the book's code for all frameworks calls the operations on tensors.
+_SAME = """abs arange argmax cos cosh exp eye float32 int32 int64 linspace log matmul meshgrid
+normal ones ones_like rand randn reshape sigmoid sin sinh stack swapaxes tanh tensor zeros
+zeros_like"""
+_TENSORS = {name: getattr(torch, name) for name in _SAME.split()} | {
+    "astype": torch.Tensor.type, "batch_matmul": torch.bmm, "concat": torch.cat,
+    "expand_dims": torch.unsqueeze, "nn_Module": nn.Module, "reduce_mean": torch.mean,
+    "reduce_sum": torch.sum, "repeat": torch.Tensor.repeat, "size": torch.numel,
+    "to": torch.Tensor.to, "transpose": torch.t,
+    "numpy": lambda x, *arguments, **options: x.detach().numpy(*arguments, **options),
+}  # fmt: skip
 
 
 def __getattr__(name):
@@ -26,6 +36,8 @@ def __getattr__(name):
         from matplotlib import pyplot
 
         return pyplot
+    if name in _TENSORS:
+        return _TENSORS[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -97,24 +109,57 @@ class LinearRegression(Module):
         return self.net.weight.data, self.net.bias.data
 
 
-class ResNeXtBlock(nn.Module):
-    """A residual block whose 3 x 3 convolution is grouped (Xie et al., 2016, arXiv 1611.05431)."""
+class SoftmaxRegression(Classifier):
+    """One linear layer on the pixels of an image."""
 
-    def __init__(self, num_channels, groups, bot_mul, use_1x1conv=False, strides=1):
+    def __init__(self, num_outputs, lr):
         super().__init__()
-        width = round(num_channels * bot_mul)
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(num_outputs))
 
-        def conv(channels, *arguments, **options):
-            return [nn.LazyConv2d(channels, *arguments, **options), nn.LazyBatchNorm2d()]
 
-        grouped = conv(width, 3, stride=strides, padding=1, groups=width // groups)
-        ends = conv(num_channels, 1)
-        self.net = nn.Sequential(*conv(width, 1), nn.ReLU(), *grouped, nn.ReLU(), *ends)
-        shortcut = conv(num_channels, 1, stride=strides) if use_1x1conv else []
+class LeNet(Classifier):
+    """LeNet-5 with average pooling and sigmoids (LeCun et al., 1998), for images of 28 x 28."""
+
+    def __init__(self, lr=0.1, num_classes=10):
+        super().__init__()
+        self.save_hyperparameters()
+        convolutions = nn.LazyConv2d(6, 5, padding=2), nn.LazyConv2d(16, 5)
+        blocks = ((conv, nn.Sigmoid(), nn.AvgPool2d(2)) for conv in convolutions)
+        dense = ((nn.LazyLinear(width), nn.Sigmoid()) for width in (120, 84))
+        layers = chain(*blocks, [nn.Flatten()], *dense, [nn.LazyLinear(num_classes)])
+        self.net = nn.Sequential(*layers)
+
+
+def _convolution(channels, *arguments, **options):
+    return [nn.LazyConv2d(channels, *arguments, **options), nn.LazyBatchNorm2d()]
+
+
+class Residual(nn.Module):
+    """A residual block of two 3 x 3 convolutions (He et al., 2015, arXiv 1512.03385)."""
+
+    def __init__(self, num_channels, use_1x1conv=False, strides=1):
+        super().__init__()
+        first = _convolution(num_channels, 3, padding=1, stride=strides)
+        self.net = nn.Sequential(*first, nn.ReLU(), *_convolution(num_channels, 3, padding=1))
+        shortcut = [nn.LazyConv2d(num_channels, 1, stride=strides)] if use_1x1conv else []
         self.shortcut = nn.Sequential(*shortcut)
 
     def forward(self, X):
         return F.relu(self.net(X) + self.shortcut(X))
+
+
+class ResNeXtBlock(Residual):
+    """A residual block whose 3 x 3 convolution is grouped (Xie et al., 2016, arXiv 1611.05431)."""
+
+    def __init__(self, num_channels, groups, bot_mul, use_1x1conv=False, strides=1):
+        nn.Module.__init__(self)
+        width = round(num_channels * bot_mul)
+        grouped = _convolution(width, 3, stride=strides, padding=1, groups=width // groups)
+        ends = _convolution(num_channels, 1)
+        self.net = nn.Sequential(*_convolution(width, 1), nn.ReLU(), *grouped, nn.ReLU(), *ends)
+        shortcut = _convolution(num_channels, 1, stride=strides) if use_1x1conv else []
+        self.shortcut = nn.Sequential(*shortcut)
 
 
 def corr2d(X, K):

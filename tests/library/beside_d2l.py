@@ -36,6 +36,7 @@ def run_sections():
 def error_of(function, d2l):
     classes = [c for c in (*vars(d2l).values(), d2l.SyntheticRegressionData) if isinstance(c, type)]
     of_d2l = [cls for cls in classes if cls.__module__.startswith("d2l")]
+    torch.manual_seed(0)
     try:
         with contextlib.redirect_stdout(io.StringIO()), kept(of_d2l):
             function(d2l)
@@ -93,12 +94,24 @@ def measure(d2l):
     X, y = data.tensors
     with torch.no_grad():
         accuracy, loss = model.accuracy(model(X), y), model.loss(model(X), y)
+    networks = {
+        "LeNet": (d2l.LeNet, ()),
+        "SoftmaxRegression": (d2l.SoftmaxRegression, (10, 0.1)),
+        "Residual": (d2l.Residual, (6, True, 2)),
+        "ResNeXtBlock": (d2l.ResNeXtBlock, (32, 16, 1, True, 2)),
+    }
+    outputs = {}
+    for name, (cls, arguments) in networks.items():
+        torch.manual_seed(0)
+        X = torch.rand(2, 1, 28, 28)
+        outputs[name] = cls(*arguments)(X).flatten().tolist()
     return {
         "pixels": pixels,
+        "outputs": outputs,
         "labels": d2l.FashionMNIST().text_labels(range(10)),
         "summary": summary.getvalue(),
         "hyperparameters": str(model.hparams),
-        "losses of 16 steps": model.losses,
+        "losses_of_16_steps": model.losses,
         "accuracy and loss": [accuracy.item(), loss.item()],
         "validation": [float(p.y) for p in model.board.data["val_acc"]],
         "steps": [trainer.train_batch_idx, trainer.val_batch_idx],

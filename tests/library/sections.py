@@ -331,6 +331,7 @@ def softmax_regression_concise(d2l):
         return F.cross_entropy(Y_hat, Y, reduction="mean" if averaged else "none")
 
     assert accuracy_of(d2l, network(d2l, nn.Flatten(), nn.LazyLinear(10))) > 0.65
+    assert d2l.SoftmaxRegression(num_outputs=10, lr=0.1)(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
 
 def network(d2l, *layers, lr=0.1, init=None):
@@ -509,6 +510,7 @@ def lenet(d2l):
 
     assert summary_of(model, (1, 1, 28, 28)) == lines
     assert len(lines) == 12 and lines[-1] == "Linear output shape:\t torch.Size([1, 10])"
+    assert summary_of(d2l.LeNet(), (1, 1, 28, 28)) == lines
     train_on_few(d2l, model, batch_size=16)
 
 
@@ -700,6 +702,8 @@ def resnet(d2l):
     model = ResNet(((2, 8), (2, 16), (2, 32)), lr=0.01)
     model.layer_summary((1, 1, 96, 96))
     train_on_few(d2l, model, batch_size=16, resize=(96, 96))
+    block = d2l.Residual(6, use_1x1conv=True, strides=2)
+    assert block(torch.randn(4, 3, 6, 6)).shape == (4, 6, 3, 3)
     block = d2l.ResNeXtBlock(32, 16, 1)
     assert block(torch.randn(4, 32, 96, 96)).shape == (4, 32, 96, 96)
 

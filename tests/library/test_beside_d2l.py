@@ -39,7 +39,7 @@ def test_each_section_runs_on_both(found):
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize(
-    "what", ["pixels", "labels", "summary", "hyperparameters", "losses of 16 steps", "steps"]
+    "what", "pixels outputs labels summary hyperparameters losses_of_16_steps steps".split()
 )
 def test_it_is_the_same(found, what):
     assert found["ours"][what] == found["theirs"][what]

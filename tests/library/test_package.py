@@ -97,8 +97,8 @@ def test_signatures_of_the_book():
 
 
 EARLIER = """
-    SyntheticRegressionData LinearRegressionScratch LinearRegression SGD ResNeXtBlock plot set_axes
-    corr2d Timer plt
+    SyntheticRegressionData LinearRegressionScratch LinearRegression SGD SoftmaxRegression LeNet
+    Residual ResNeXtBlock plot set_axes corr2d Timer plt reduce_mean astype
 """.split()
 
 
@@ -113,6 +113,14 @@ print(module in sys.modules, "matplotlib" in sys.modules)
 print(all(hasattr(d2l, name) for name in {EARLIER}), "matplotlib" in sys.modules)
 """
     assert run(code).split() == "False True False True True".split()
+
+
+def test_tensors_have_the_books_names_for_all_frameworks():
+    X = d2l.reshape(d2l.arange(6, dtype=d2l.float32), (2, 3))
+    assert d2l.numpy(d2l.to(d2l.transpose(X), d2l.cpu())).tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert (d2l.size(X), float(d2l.reduce_sum(X, 1)[0])) == (6, 3)
+    assert d2l.repeat(X, 2, 1).shape == (4, 3)
+    assert d2l.astype(d2l.expand_dims(X, 0), d2l.int64).dtype == d2l.int64
 
 
 def test_a_name_that_is_not_served_says_where_it_is():
