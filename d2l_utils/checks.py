@@ -6,7 +6,7 @@ import warnings
 from itertools import chain
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from d2l_utils.device import PRECISIONS
 
@@ -48,12 +48,17 @@ def some(things, what: str) -> None:
         raise ValueError(f"there is no {what}: train_dataloader() or val_dataloader() is at fault")
 
 
-def schedule(trainer) -> None:
-    """Raise a ValueError if a schedule that steps after each batch seems to be meant for epochs.
+def schedule(trainer, steps_per) -> None:
+    """Raise a ValueError if a schedule cannot step here, or not when it seems to be meant to.
 
-    Such a one takes the learning rate to a thousandth or less in the first half of the steps.
+    One that steps after each batch, unasked, seems to be meant for epochs if it takes the learning
+    rate to a thousandth or less in the first half of the steps. Milder ones are not found.
     """
-    if not isinstance(trainer.scheduler, LRScheduler):
+    if steps_per not in (None, "epoch", "batch"):
+        raise ValueError(f"a schedule steps per {steps_per!r}; it must be 'epoch' or 'batch'")
+    if isinstance(trainer.scheduler, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau needs a loss at each step; schedules here get none")
+    if steps_per or not isinstance(trainer.scheduler, LRScheduler):
         return
     weights = {id(p): p for p in trainer.model.parameters()}
     scheduler = copy.deepcopy(trainer.scheduler, weights)  # but for the weights

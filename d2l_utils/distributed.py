@@ -1,22 +1,18 @@
 """Several processes that train one model, each with its share of every batch.
 
-`torchrun --nproc-per-node 2 train.py` starts them. Otherwise there is one process, and nothing
-here does anything.
+`torchrun --nproc-per-node 2 train.py` starts them; one process alone does nothing here.
 """
 
 import atexit
 import os
-from collections.abc import Iterable
 from functools import cache
 
 import torch
 from torch import distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from d2l_utils.device import gpu, num_gpus
 
-__all__ = ["agree", "own_gpus", "processes", "share", "total", "training_step"]
+__all__ = ["add_up", "agree", "own_gpus", "processes", "share", "total"]
 
 
 @cache
@@ -44,11 +40,7 @@ def own_gpus(wanted: int) -> list[torch.device]:
 
 
 def share(batch) -> tuple[list, float]:
-    """Return this process's samples of a batch, and which part of the batch they are.
-
-    >>> share([torch.zeros(8, 1), torch.zeros(8)])[1]
-    1.0
-    """
+    """Return this process's samples of a batch, and which part of the batch they are."""
     rank, size = processes()
     if size == 1:
         return batch, 1.0
@@ -58,48 +50,32 @@ def share(batch) -> tuple[list, float]:
     return mine, len(mine[-1]) / len(batch[-1])
 
 
-class _TrainingStep(nn.Module):
-    """A training step as a forward pass, which is what torch's data parallelism can follow."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, batch):
-        return self.model.training_step(batch)
-
-
-def training_step(trainer, batch, part: float) -> tuple:
-    """Return a loss whose gradient, averaged over all processes, is the batch's; and its value.
-
-    For a loss that is a mean over samples. Batch normalisation sees the process's share alone.
-    """
-    size = processes()[1]
-    if size == 1:
-        loss = trainer.model.training_step(batch)
-        return loss, loss
-    parallel = vars(trainer).get("_parallel")
-    if parallel is None or parallel.module.model is not trainer.model:
-        trainer._parallel = parallel = DistributedDataParallel(_TrainingStep(trainer.model))
-    loss = parallel(batch)
-    value = loss.detach() * part
-    dist.all_reduce(value)
-    return loss * (part * size), value
+@torch.no_grad()
+def add_up(tensors, collective=None) -> None:
+    """Replace tensors by their sums over all processes, or by what another collective gives."""
+    if processes()[1] > 1:
+        for tensor in tensors:
+            whole = tensor.contiguous()  # which images' layout on a GPU is not
+            (collective or dist.all_reduce)(whole)
+            tensor.copy_(whole)
 
 
 def total(numbers: list[float]) -> list[float]:
-    """Return the sums over all processes."""
+    """Return the sums of numbers over all processes."""
     if processes()[1] == 1:
         return numbers
-    sums = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(sums)
+    add_up([sums := torch.tensor(numbers, dtype=torch.float64)])
     return sums.tolist()
 
 
-def agree(sources: Iterable[torch.Generator]) -> None:
-    """Give random generators the states of process 0's, so that all draw the same order."""
-    if processes()[1] > 1:
-        for source in sources:
-            state = source.get_state()
-            dist.broadcast(state, 0)
-            source.set_state(state)
+def agree(model, sources) -> None:
+    """Give a model's tensors and random generators the values of process 0's."""
+    if processes()[1] == 1:
+        return
+    parameters, states = list(model.parameters()), [source.get_state() for source in sources]
+    if not parameters:
+        raise TypeError(f"{type(model).__name__} has no parameters() for processes to share")
+    tensors = [*parameters, *model.buffers(), *states]
+    add_up(tensors, lambda tensor: dist.broadcast(tensor, 0))
+    for source, state in zip(sources, states, strict=True):
+        source.set_state(state)

@@ -12,6 +12,9 @@ from d2l_utils.hyperparameters import HyperParameters
 __all__ = ["Classifier", "Module", "init_cnn"]
 
 
+NO_LABEL = torch.iinfo(torch.long).min  # to be ignored; torch would ignore -100 without a word
+
+
 class _XavierLazy:
     """What a lazy layer becomes in `init_cnn`, until it has weights."""
 
@@ -140,7 +143,9 @@ class Module(nn.Module, HyperParameters):
 
         A subclass may return another optimiser; or an optimiser and a learning-rate scheduler,
         which the trainer steps after each batch; or these two and "epoch", for a scheduler that
-        is meant to step after each epoch, as `StepLR(optimiser, 2)` is.
+        is meant to step after each epoch, as `StepLR(optimiser, 2)` is. Where "epoch" is missing
+        the trainer notices only if the learning rate all but vanishes early: not with
+        `ExponentialLR(optimiser, 0.9)` over a few batches. `ReduceLROnPlateau` is not served.
         """
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
@@ -193,9 +198,11 @@ class Classifier(Module):
 
         Raises:
             ValueError: if the labels are not one class index per row of logits.
+            IndexError: if a label is no class; torch's own -100, which stands for none, is none.
         """
         logits, labels = _rows(Y_hat, Y)
-        return F.cross_entropy(logits.float(), labels, reduction="mean" if averaged else "none")
+        options: Any = {"reduction": "mean" if averaged else "none", "ignore_index": NO_LABEL}
+        return F.cross_entropy(logits.float(), labels, **options)
 
     def validation_step(self, batch):
         """Report loss and accuracy of one batch of validation data."""

@@ -11,7 +11,7 @@ from torch import nn
 from d2l_utils import checks
 from d2l_utils.checkpoint import generators, resume, save_checkpoint
 from d2l_utils.device import PRECISIONS, actual_precision, cpu
-from d2l_utils.distributed import agree, own_gpus, processes, share, training_step
+from d2l_utils.distributed import add_up, agree, own_gpus, processes, share
 from d2l_utils.hyperparameters import HyperParameters
 from d2l_utils.progress import Means, clear, draw, progress_bar, show
 
@@ -52,7 +52,7 @@ class Trainer(HyperParameters):
     num_gpus, gradient_clip_val, precision, seed, checkpoint = 0, 0, "float32", None, None
     epoch = train_batch_idx = val_batch_idx = resumed_epochs = 0
     interrupted = _steps_per_epoch = False
-    model = scheduler = _bar = cast(Any, None)
+    model = scheduler = _bar = _device = cast(Any, None)
 
     def __init__(
         self,
@@ -81,8 +81,12 @@ class Trainer(HyperParameters):
 
     @property
     def device(self) -> torch.device:
-        """The first of the GPUs, or the CPU."""
-        return self.gpus[0] if self.gpus else cpu()
+        """The first of the GPUs, or the CPU, if it is not set to another."""
+        return self._device or (self.gpus[0] if self.gpus else cpu())
+
+    @device.setter
+    def device(self, device: torch.device) -> None:
+        self._device = torch.device(device)
 
     def fit(self, model: nn.Module, data) -> None:
         """Train `model` on `data` for `max_epochs` epochs, or on from the checkpoint.
@@ -138,8 +142,7 @@ class Trainer(HyperParameters):
         parts = configured if isinstance(configured, tuple | list) else (configured,)
         self.optim, self.scheduler, steps_per = (*parts, None, None)[:3]
         self._steps_per_epoch = steps_per == "epoch"
-        if steps_per is None:
-            checks.schedule(self)
+        checks.schedule(self, steps_per)
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         self.history, self.first_losses, self.interrupted = [], [], False
         if self.checkpoint is not None:
@@ -182,7 +185,8 @@ class Trainer(HyperParameters):
         """Train on each batch once, validate, and add a row to the history."""
         if self.train_batch_idx == 0:  # a run begins, whoever wrote its `fit`
             self.history, self.first_losses = [], []
-        agree(generators(self).values())
+        sources = [*generators(self).values()]
+        agree(self.model, sources)
         self._means = Means()
         self.model.train()
         start, images, losses = time.perf_counter(), 0, []
@@ -198,6 +202,7 @@ class Trainer(HyperParameters):
         if not self.history:
             self.first_losses = [float(loss) for loss in losses[:10]]
 
+        agree(self.model, sources)  # batch normalisation has seen each process's share alone
         self._validate()
         row = {"epoch": len(self.history) + 1} | self._means.pop()
         checks.epoch(self, row)
@@ -208,13 +213,16 @@ class Trainer(HyperParameters):
         """Train on one batch and return its loss, still on the device."""
         batch, part = self._take(batch)
         with self._autocast():
-            loss, value = training_step(self, batch, part)
-        self._means.add("train_loss", value)
+            loss = self.model.training_step(batch)
+        self._means.add("train_loss", loss)
+        value = loss.detach() * part
+        add_up([value])
         # A GPU would have to wait here, so it is asked at the first step, then once per epoch.
         if self.device.type == "cpu" or self.train_batch_idx == 0:
-            checks.losses(self, [value.detach()], self.train_batch_idx % self.num_train_batches + 1)
+            checks.losses(self, [value], self.train_batch_idx % self.num_train_batches + 1)
         self.optim.zero_grad()
-        loss.backward()
+        (loss * part).backward()
+        add_up([p.grad for p in self.model.parameters() if p.grad is not None])
         if self.gradient_clip_val > 0:
             self.clip_gradients(self.gradient_clip_val, self.model)
         with torch.no_grad():  # for optimisers written by hand, as the book's scratch sections do
@@ -223,7 +231,7 @@ class Trainer(HyperParameters):
             self.scheduler.step()
         self.train_batch_idx += 1
         self._means.samples = None
-        return value.detach()
+        return value
 
     def clip_gradients(self, grad_clip_val: float, model: nn.Module) -> None:
         """Scale the gradient down to norm `grad_clip_val` where it is longer."""

@@ -180,6 +180,12 @@ def test_loss_is_cross_entropy():
     assert model.loss(logits.bfloat16(), labels).dtype == torch.float32
 
 
+@pytest.mark.parametrize("label", [-100, -1, 3])  # torch would pass over -100 without a word
+def test_a_label_that_is_no_class_is_named(label):
+    with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+        NoNet().loss(torch.zeros(2, 3), torch.tensor([0, label]))
+
+
 @pytest.mark.parametrize("labels", [F.one_hot(torch.arange(3)), torch.arange(2)])
 def test_labels_are_class_indices_one_per_row(labels):
     for use in (NoNet().loss, NoNet().accuracy):

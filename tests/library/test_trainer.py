@@ -338,6 +338,18 @@ def test_a_schedule_that_is_meant_for_epochs(schedule):
     with pytest.raises(ValueError, match="LR steps after each batch"):
         rate()
     assert (rate("epoch"), rate("batch")) == (rate_after(2), rate_after(6))
+    with pytest.raises(ValueError, match="steps per 'epochs'"):
+        rate("epochs")
+
+
+@pytest.mark.parametrize("when", [(), ("epoch",)])
+def test_a_schedule_that_waits_for_a_loss_is_refused(when):
+    model = Line()
+    optimiser = torch.optim.SGD(model.parameters(), 1.0)
+    plateau = lr_scheduler.ReduceLROnPlateau(optimiser)
+    model.configure_optimizers = lambda: (optimiser, plateau, *when)
+    with pytest.raises(ValueError, match="ReduceLROnPlateau"):
+        d2l.Trainer(1).fit(model, Random())
 
 
 @pytest.mark.parametrize("spoil", [lambda loss: None, lambda loss: loss.expand(8)])
@@ -462,6 +474,12 @@ class OwnEpoch(d2l.Trainer):
 class OwnFitAndEpoch(OwnFit, OwnEpoch): ...
 
 
+class OwnDevice(d2l.Trainer):
+    def __init__(self, max_epochs):
+        super().__init__(max_epochs)
+        self.device = "cpu"
+
+
 class Foreign(d2l.HyperParameters):
     """A trainer that is typed in whole; what it has of ours is how it saves its arguments."""
 
@@ -475,7 +493,7 @@ class Foreign(d2l.HyperParameters):
 
 @pytest.mark.parametrize(
     "kind",
-    [OwnInit, OwnFit, OwnPreparations, OwnEpoch, OwnFitAndEpoch, Foreign],
+    [OwnInit, OwnFit, OwnPreparations, OwnEpoch, OwnFitAndEpoch, OwnDevice, Foreign],
 )
 def test_parts_can_be_replaced_one_by_one(kind):
     def run(kind):
@@ -588,5 +606,6 @@ def test_an_empty_batch(part):
     with pytest.raises(ValueError, match="no image in a batch"):
         d2l.Trainer(1).fit(Net(), data)
     data.train_dataloader = lambda: []
-    with pytest.raises(ValueError, match="no batch to train on"):
-        d2l.Trainer(1).fit(Net(), data)
+    for empty in (Random(n=0), data):
+        with pytest.raises(ValueError, match="no batch to train on"):
+            d2l.Trainer(1).fit(Net(), empty)
