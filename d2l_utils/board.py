@@ -75,6 +75,12 @@ class ProgressBoard(HyperParameters):
     6.5
     """
 
+    # For subclasses whose own __init__ sets none of these.
+    xlabel = ylabel = xlim = ylim = fig = axes = None
+    xscale = yscale = "linear"
+    ls, colors = ("-", "--", "-.", ":"), ("C0", "C1", "C2", "C3")
+    figsize, display = (3.5, 2.5), True
+
     _mine = None  # the figure that this board made
     _late = None  # the figure that asks for the curves when it is drawn
     _place = None  # where a picture grows in a notebook
@@ -86,14 +92,14 @@ class ProgressBoard(HyperParameters):
         ylabel: str | None = None,
         xlim: Sequence[float] | None = None,
         ylim: Sequence[float] | None = None,
-        xscale: str = "linear",
-        yscale: str = "linear",
-        ls: Sequence[str] = ("-", "--", "-.", ":"),
-        colors: Sequence[str] = ("C0", "C1", "C2", "C3"),
+        xscale: str = xscale,
+        yscale: str = yscale,
+        ls: Sequence[str] = ls,
+        colors: Sequence[str] = colors,
         fig=None,
         axes=None,
-        figsize: tuple[float, float] = (3.5, 2.5),
-        display: bool = True,
+        figsize: tuple[float, float] = figsize,
+        display: bool = display,
     ):
         self.save_hyperparameters()
         self.clear()

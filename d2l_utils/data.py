@@ -56,9 +56,8 @@ class DataModule(HyperParameters):
     def get_tensorloader(self, tensors, train: bool, indices=slice(0, None)):
         """Return batches of `self.batch_size`, in a new order each epoch if `train`."""
         dataset = torch_data.TensorDataset(*(t[indices] for t in tensors))
-        return torch_data.DataLoader(
-            dataset, self.batch_size, shuffle=train, generator=self.generator
-        )
+        shuffle = train and len(dataset) > 0  # torch refuses to shuffle none; the trainer says why
+        return torch_data.DataLoader(dataset, self.batch_size, shuffle, generator=self.generator)
 
 
 class ImageSet(torch_data.Dataset):

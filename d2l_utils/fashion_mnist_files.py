@@ -57,12 +57,17 @@ def find_folder(root=None) -> Path | None:
     """Return the first folder that holds all four files, or None.
 
     Raises:
-        FileNotFoundError: if `D2L_DATA` is set and names no folder.
+        FileNotFoundError: if `D2L_DATA` names no folder, or one without the files that are
+            elsewhere.
         PermissionError: if a folder cannot be searched.
     """
-    for place in _places(root):
+    variable = os.environ.get("D2L_DATA")
+    for i, place in enumerate(_places(root)):
         for folder in (place, place / "FashionMNIST" / "raw"):
             if all(_path(folder, name) for name in FILES):
+                if variable and i > bool(root):  # found behind it
+                    what = f"it must hold the data set, or be unset for the one in {folder}"
+                    raise FileNotFoundError(f"D2L_DATA is {variable!r}; {what}")
                 return folder
     return None
 

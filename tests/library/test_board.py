@@ -128,6 +128,17 @@ def test_a_subclass_may_save_its_hyperparameters_and_no_more():
     assert (board.hparams["xlabel"], board.figure().axes[0].get_ylabel()) == ("step", "loss")
 
 
+def test_a_subclass_may_save_nothing():
+    class Board(d2l.ProgressBoard):
+        def __init__(self):
+            self.xlabel = "step"
+
+    board = Board()
+    board.draw(1, 2, "line")
+    board.show()
+    assert (board.figure().axes[0].get_xlabel(), board.data["line"]) == ("step", [(1, 2)])
+
+
 # --- in a script ------------------------------------------------------------------------------
 
 

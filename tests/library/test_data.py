@@ -509,6 +509,9 @@ def test_a_variable_that_names_no_folder_is_not_passed_over(places, monkeypatch,
     monkeypatch.setenv("D2L_DATA", value)
     with pytest.raises(FileNotFoundError, match=f"D2L_DATA is '{value}'"):
         d2l.FashionMNIST()
+    monkeypatch.setenv("D2L_DATA", str(places))
+    with pytest.raises(FileNotFoundError, match=f"D2L_DATA is '{places}'.*{places / 'debian'}"):
+        d2l.FashionMNIST()
     monkeypatch.delenv("D2L_DATA")
     if value.startswith("~"):  # other roots may be made
         with pytest.raises(FileNotFoundError, match=f"root is '{value}'"):
