@@ -4,7 +4,6 @@ Everything is counted on torch's meta device, which knows shapes and holds no nu
 a fraction of a second and no memory. The network itself is left as it was, lazy layers included.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -124,15 +123,12 @@ def saved_tensors(
 
 
 def _count_layers(net, X):
-    from torch.utils.flop_counter import FlopCounterMode  # slow to import
-
     net = net.float().eval()  # no count depends on the precision
-    extra = {torch.ops.aten.mv: _dot_flops, torch.ops.aten.dot: _dot_flops}  # torch's lacks these
     with torch.no_grad(), current_module(net) as current:
-        net(X)  # lazy layers get their weights
-        counter = FlopCounterMode(display=False, custom_mapping=extra)
-        work = Work(net, X, current, counter.get_total_flops)
-        with counter, work:
+        if any(nn.parameter.is_lazy(p) for p in net.parameters()):
+            net(X)  # gives them their weights
+        work = Work(net, X, current)
+        with work:
             net(X)
     rows, counted = [], set()
     for (name, kind), row in work.rows.items():
@@ -140,7 +136,3 @@ def _count_layers(net, X):
         params = sum(weight.numel() for weight in new)
         rows.append(LayerCost(name, kind, row.output_shape, params, row.macs, row.activations))
     return rows
-
-
-def _dot_flops(a_shape, *_, **__):
-    return 2 * math.prod(a_shape)

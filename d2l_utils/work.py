@@ -1,13 +1,14 @@
 """Torch's count of a forward pass, given to the module that runs; `cost` builds on this."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 __all__ = ["Work", "current_module", "memory", "tensors"]
 
@@ -25,13 +26,17 @@ class Row:
 class Work(TorchDispatchMode):
     """Gives torch's count of each operation to the module that runs; refuses what has no count.
 
-    `current` is the stack that `current_module` yields; `flops` gives torch's count so far, and its
-    counter must be entered before this. `rows` is by the module's name and the kind of work.
+    `current` is the stack that `current_module` yields. `rows` is by the module's name and the kind
+    of work.
     """
 
-    def __init__(self, net, X, current, flops):
+    def __init__(self, net, X, current):
+        from torch.utils.flop_counter import FlopCounterMode  # slow to import
+
         super().__init__()
-        self.current, self.flops = current, flops
+        self.current = current
+        # Its formulas alone: entered, it would look up the modules that run a second time.
+        self.flops = FlopCounterMode(display=False, custom_mapping=_NO_FORMULA).flop_registry
         self.rows: dict[tuple[str, str], Row] = {}
         # What a tensor was made of, by its memory; all are held, so that no address comes twice.
         self.held = [X]
@@ -43,9 +48,17 @@ class Work(TorchDispatchMode):
                 layer.register_forward_hook(lambda m, _, out, name=name: self._ran(name, m, out))
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        before = self.flops()
-        output = func(*args, **(kwargs or {}))
-        macs = (self.flops() - before) // 2
+        kwargs = kwargs or {}
+        with self:  # in inference mode operations come whole, such as `linear`
+            output = func.decompose(*args, **kwargs)
+        if output is not NotImplemented:
+            return output
+        if func is torch.ops.aten.relu.default and args[0].is_meta:
+            output = torch.empty_like(args[0])  # torch's own takes a third of the whole count
+        else:
+            output = func(*args, **kwargs)
+        flops = self.flops.get(func.overloadpacket)
+        macs = flops(*args, **kwargs, out_val=output) // 2 if flops else 0
 
         takes, gives = tensors((args, kwargs)), tensors(output)
         of_input = any(memory(t) in self.of_input for t in takes)
@@ -92,6 +105,12 @@ class Work(TorchDispatchMode):
             )
 
 
+def _dot_flops(a_shape, *_, **__):
+    return 2 * math.prod(a_shape)
+
+
+_NO_FORMULA = {torch.ops.aten.mv: _dot_flops, torch.ops.aten.dot: _dot_flops}  # in torch
+
 # Operations that only look up, move or normalise by weights.
 _NO_PRODUCTS = ("norm", "prelu", "embedding", "cat", "stack", "copy", "index", "gather", "scatter")
 
@@ -111,9 +130,15 @@ def memory(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def tensors(tree: object) -> list[torch.Tensor]:
+def tensors(tree: Any) -> list[torch.Tensor]:
     """Return the tensors in nested lists, tuples and dicts."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    if isinstance(tree, torch.Tensor):
+        return [tree]
+    if isinstance(tree, dict):
+        tree = tree.values()
+    elif not isinstance(tree, list | tuple):
+        return []
+    return [tensor for branch in tree for tensor in tensors(branch)]
 
 
 def _weights(module: nn.Module) -> list[torch.Tensor]:
