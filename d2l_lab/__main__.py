@@ -5,6 +5,7 @@ python -m d2l_lab train GRID.toml --variant r56 --seed 0    # a part of it
 python -m d2l_lab train GRID.toml --list                    # what is there, what is not
 python -m d2l_lab train GRID.toml --ray 10.0.0.1:6379       # on a Ray cluster
 python -m d2l_lab time                                      # how long the networks take here
+python -m d2l_lab time --part engines                       # a head in int8, by engine
 python -m d2l_lab bench                                     # beside d2l, torchinfo and others
 python -m d2l_lab export GRID.toml final 0 final.safetensors
 python -m d2l_lab replay book/results/low_resolution/final-seed0.json
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from filelock import Timeout
 
-from d2l_lab import bench, timing, weights
+from d2l_lab import bench, engines, timing, weights
 from d2l_lab.cluster import train_on_ray
 from d2l_lab.grid import Grid, load_grid
 from d2l_lab.machine import avoid_amx
@@ -139,6 +140,10 @@ def _report(runs: list[Run], show_all: bool) -> int:
 # --- the other commands -------------------------------------------------------------------------
 
 
+def _time(options) -> int:
+    return (engines if options.part == "engines" else timing).run(options)
+
+
 def _replay(options) -> int:
     avoid_amx()
     wrong = 0
@@ -182,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cores", type=int, default=2, help="that each run takes on a Ray cluster (default: 2)")
     _add_folders(sub)
 
-    timing.add_arguments(command("time", timing.run, "Time the networks on this machine at rest."))
+    timing.add_arguments(command("time", _time, "Time the networks on this machine at rest."))
 
     description = "Time this package beside what readers would use instead."
     bench.add_arguments(command("bench", bench.run, description))

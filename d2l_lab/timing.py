@@ -2,6 +2,7 @@
 
     python -m d2l_lab time                              # the CPU and, if there is one, the GPU
     python -m d2l_lab time --keep-memory                # the CPU, with `d2l.keep_memory()`
+    python -m d2l_lab time --part engines               # int8 as people deploy it: `engines`
     python -m d2l_lab time --quick --results rehearsal  # one minute, small images
 
 Let the machine rest meanwhile: six minutes on two cores. A record is `<results>/<device>.json`, or
@@ -35,7 +36,17 @@ from d2l_utils.device import cpu, fast_precision, keep_memory, try_all_gpus
 from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet
 from d2l_utils.trainer import Trainer
 
-__all__ = ["Plan", "head_times", "layer_times", "measure", "network_times", "peak_memory", "rates"]
+__all__ = [
+    "Plan",
+    "file_name",
+    "head_times",
+    "in_turn",
+    "layer_times",
+    "measure",
+    "network_times",
+    "peak_memory",
+    "rates",
+]
 
 LR = 1e-6  # takes the time of any other, and however often a step is repeated the weights stay
 
@@ -139,7 +150,7 @@ def rates(device: torch.device, plan: Plan) -> list[dict]:
         ({"rate": "float32 product", "macs": side**3}, lambda: a @ b),
         ({"rate": "copy into new memory", "bytes": 2 * x.nbytes}, x.clone),
     ]
-    return _in_turn(rows, plan)
+    return in_turn(rows, plan)
 
 
 def network_times(device: torch.device, plan: Plan) -> list[dict]:
@@ -153,7 +164,7 @@ def network_times(device: torch.device, plan: Plan) -> list[dict]:
             rows += _steps(name, _trainer(make, plan.side, device, precision), plan.side, batches)
         for name, make in SMALL_NETWORKS.items():
             rows += _steps(name, _trainer(make, 28, device, precision), 28, [plan.train_batch])
-    return _in_turn(rows, plan)
+    return in_turn(rows, plan)
 
 
 def _steps(name, trainer, side, batches) -> list:
@@ -222,7 +233,7 @@ def head_times(device: torch.device, plan: Plan) -> list[dict]:
                 except (ImportError, RuntimeError) as error:
                     reason = f"{type(error).__name__}: {error}".splitlines()[0]
                     left_out.append(row | {"seconds": [], "left_out": reason[:80]})
-    return _in_turn(rows, plan) + left_out
+    return in_turn(rows, plan) + left_out
 
 
 def _heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
@@ -276,7 +287,7 @@ def _heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
 # --- clock and batches -----------------------------------------------------------------------
 
 
-def _in_turn(rows, plan: Plan) -> list[dict]:
+def in_turn(rows: list, plan: Plan) -> list[dict]:
     """Measure rows `(description, run)` in turn, and return each with its times as `seconds`.
 
     Those that a GPU's memory does not suffice for, beside what the others keep there, are left out.
@@ -341,14 +352,15 @@ def run(options: argparse.Namespace) -> int:
         record = measure(device, QUICK if options.quick else Plan())
         record["memory_kept"] = options.keep_memory
         kept = "-memory-kept" if options.keep_memory else ""
-        path = options.results / f"{_file_name(record['hardware'], device)}{kept}.json"
+        path = options.results / f"{file_name(record['hardware'], device)}{kept}.json"
         write_json(path, record)
         note(path)
         print(path)
     return 0
 
 
-def _file_name(machine: dict, device: torch.device) -> str:
+def file_name(machine: dict, device: torch.device) -> str:
+    """Return the name of a machine's records."""
     name = machine["device"]
     if device.type == "cpu":  # processors of one name differ in their instructions
         name += f" {machine['processor']} {machine['cores']} cores {fast_precision(device)}"
@@ -357,6 +369,8 @@ def _file_name(machine: dict, device: torch.device) -> str:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `python -m d2l_lab time`."""
+    what = "networks, their layers and heads (the default), or a head in int8 by engine"
+    parser.add_argument("--part", choices=("networks", "engines"), default="networks", help=what)
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--device", choices=("cpu", "cuda"), help="only this one")
     keep = "only the CPU, and with memory that is kept from step to step"

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from d2l_utils.meta import with_copy
-from d2l_utils.work import Work, current_module, memory, tensors
+from d2l_utils.work import Work, all_weights, current_module, memory, tensors
 
 __all__ = ["LayerCost", "SavedTensor", "layer_costs", "saved_tensors"]
 
@@ -127,12 +127,18 @@ def _count_layers(net, X):
     with torch.no_grad(), current_module(net) as current:
         if any(nn.parameter.is_lazy(p) for p in net.parameters()):
             net(X)  # gives them their weights
-        work = Work(net, X, current)
-        with work:
-            net(X)
+        weights, work = all_weights(net), _work_of(net, X, current)
+        if len(all_weights(net)) > len(weights):  # the pass itself made some
+            work = _work_of(net, X, current)
     rows, counted = [], set()
     for (name, kind), row in work.rows.items():
         new, counted = row.weights - counted, counted | row.weights
         params = sum(weight.numel() for weight in new)
         rows.append(LayerCost(name, kind, row.output_shape, params, row.macs, row.activations))
     return rows
+
+
+def _work_of(net, X, current):
+    with Work(net, X, current) as work:
+        net(X)
+    return work

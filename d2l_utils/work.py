@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-__all__ = ["Work", "current_module", "memory", "tensors"]
+__all__ = ["Work", "all_weights", "current_module", "memory", "tensors"]
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Work(TorchDispatchMode):
         # What a tensor was made of, by its memory; all are held, so that no address comes twice.
         self.held = [X]
         self.of_input = {memory(X)}
-        self.of_weights = {memory(w): {w} for m in net.modules() for w in _weights(m)}
+        self.of_weights = {memory(w): {w} for w in all_weights(net)}
         self.products: set[int] = set()
         for name, layer in net.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -141,9 +141,12 @@ def tensors(tree: Any) -> list[torch.Tensor]:
     return [tensor for branch in tree for tensor in tensors(branch)]
 
 
-def _weights(module: nn.Module) -> list[torch.Tensor]:
-    """Return a module's own weights, those that are plain attributes included."""
+def all_weights(net: nn.Module) -> list[torch.Tensor]:
+    """Return the weights of all modules, those that are plain attributes included."""
+    return [weight for module in net.modules() for weight in _weights(module)]
 
+
+def _weights(module: nn.Module) -> list[torch.Tensor]:
     def trained(tensor):
         return isinstance(tensor, nn.Parameter) or (tensor.is_leaf and tensor.requires_grad)
 

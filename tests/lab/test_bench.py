@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 
-from d2l_lab import bench
+from d2l_lab import bench, measures
 from d2l_lab.__main__ import main
 
 
@@ -15,7 +15,7 @@ def two_rows(monkeypatch):
     took = itertools.cycle((8.0, 2.0, 6.0, 2.0, 10.0, 2.0))
     row = bench.Row("a pass", "d2l", 2, ours=lambda: next(took), theirs=lambda: next(took))
     rows = [row, dataclasses.replace(row, bar=8)]
-    monkeypatch.setattr(bench, "rows", lambda plan, root: rows)
+    monkeypatch.setattr(bench, "rows", lambda plan: rows)
     monkeypatch.setattr(bench, "QUICK", dataclasses.replace(bench.QUICK, rounds=3))
 
 
@@ -33,8 +33,18 @@ def test_the_command_tells_by_its_status_that_a_row_falls_short(two_rows, tmp_pa
     assert (tmp_path / "a.json").exists()
 
 
-def test_d2l_finds_the_data_set_as_torchvision_keeps_it(tmp_path):
+def test_d2l_finds_the_data_set_as_torchvision_keeps_it():
     from torchvision.datasets import FashionMNIST
 
-    with bench._inside(bench._as_torchvision_keeps_it(tmp_path)):
+    with measures.where_d2l_finds_its_data():
         assert len(FashionMNIST("../data")) == 60_000
+
+
+def test_a_page_weighs_what_it_names_and_nothing_else(tmp_path):
+    page = tmp_path / "page.html"
+    names = ("a.js?v=1", "a.js", "b.css", "https://elsewhere/c.js", "gone.png")
+    page.write_text("".join(f'<x src="{name}">' for name in names), encoding="utf-8")
+    (tmp_path / "a.js").write_bytes(b"x" * 1000)
+    (tmp_path / "b.css").write_bytes(b"x" * 200)
+    (tmp_path / "not-named.js").write_bytes(b"x" * 9000)
+    assert measures._weight(page) == page.stat().st_size + 1200

@@ -52,7 +52,7 @@ def test_times_are_taken_in_turn(monkeypatch):
     order = []
     monkeypatch.setattr(timing, "_seconds", lambda run, plan: run() or float(len(order)))
     plan = dataclasses.replace(SMALL, rounds=2)
-    rows = timing._in_turn(
+    rows = timing.in_turn(
         [({"row": name}, lambda name=name: order.append(name)) for name in "ab"], plan
     )
     assert order == ["a", "b", "a", "b"]
@@ -63,7 +63,7 @@ def test_what_a_card_has_no_room_for_is_left_out(monkeypatch):
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    rows = timing._in_turn([({"row": "a"}, full), ({"row": "b"}, lambda: None)], SMALL)
+    rows = timing.in_turn([({"row": "a"}, full), ({"row": "b"}, lambda: None)], SMALL)
     assert [row["row"] for row in rows] == ["b"]
     trainer = timing._trainer(timing.NETWORKS["VGG-11"], 32, CPU, "float32")
     monkeypatch.setattr(trainer, "step", lambda batch: full())
@@ -129,7 +129,7 @@ def test_a_head_that_cannot_run_says_why(small_heads):
 
 
 def test_rates_name_what_they_moved_or_multiplied(monkeypatch):
-    monkeypatch.setattr(timing, "_in_turn", lambda rows, plan: [row for row, _ in rows])
+    monkeypatch.setattr(timing, "in_turn", lambda rows, plan: [row for row, _ in rows])
     product, copy = timing.rates(CPU, SMALL)
     assert product == {"rate": "float32 product", "macs": 2048**3}
     assert copy == {"rate": "copy into new memory", "bytes": 2 * 4 * 2**26}
@@ -197,9 +197,9 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys):
 def test_a_file_is_named_after_the_machine(precision, monkeypatch):
     monkeypatch.setattr(timing, "fast_precision", lambda device: precision)
     machine = {"device": "cpu", "processor": "AMD EPYC(TM) 9354", "cores": 2}
-    assert timing._file_name(machine, CPU) == f"cpu-amd-epyc-tm-9354-2-cores-{precision}"
+    assert timing.file_name(machine, CPU) == f"cpu-amd-epyc-tm-9354-2-cores-{precision}"
     card = {"device": "NVIDIA H100 80GB HBM3", "processor": "", "cores": 16}
-    assert timing._file_name(card, torch.device("cuda:0")) == "nvidia-h100-80gb-hbm3"
+    assert timing.file_name(card, torch.device("cuda:0")) == "nvidia-h100-80gb-hbm3"
 
 
 def test_a_bare_gpu_machine_can_run_it():

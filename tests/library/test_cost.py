@@ -223,6 +223,24 @@ def test_work_that_is_hidden_is_refused(forward, operation):
         d2l.layer_costs(net, (1, 8, 8))
 
 
+def test_weights_that_the_first_pass_makes_are_known_in_it():
+    def forward(net, X):
+        if not hasattr(net, "w"):
+            net.w = nn.Parameter(torch.ones(8, device=X.device))
+        return (X * net.w).sum(-1)
+
+    with pytest.raises(ValueError, match="a Net, .* sum, which is not counted"):
+        d2l.layer_costs(Net(forward), (1, 8, 8))
+
+
+def test_inference_mode_counts_the_same():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+    fast = Net(torch.inference_mode()(lambda self, X: self.net(X)), net=net)
+    plain, whole = (d2l.layer_costs(n, (1, 8, 8)) for n in (net, fast))
+    plain, whole = ([(r.kind, r.params, r.macs) for r in rows] for rows in (plain, whole))
+    assert whole == plain
+
+
 def test_a_subclass_has_all_of_its_work_in_its_row():
     class LowRank(nn.Linear):
         def __init__(self):

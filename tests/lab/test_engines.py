@@ -1,0 +1,50 @@
+"""A head in int8 by engine: that each computes the head, and what a record holds."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from d2l_lab import engines
+from d2l_lab.__main__ import main
+
+NOT_HERE = {"ONNX Runtime, float32", "ONNX Runtime, int8", "torchao, int8, compiled"}
+
+
+def head_and_maps():
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10)).eval()
+    return head, torch.randn(32, 16, 2, 2).relu()
+
+
+@pytest.mark.parametrize("name", engines.ENGINES)
+def test_each_engine_computes_the_head(name):
+    if name.startswith("ONNX"):
+        pytest.importorskip("onnxruntime")
+    if name.endswith("compiled"):
+        pytest.skip("a C++ compiler may be missing, and takes a minute")
+    head, X = head_and_maps()
+    with engines._without_their_warnings(), torch.no_grad():
+        forward, size = engines.ENGINES[name](head, X, 1)
+        error = (forward(X) - head(X)).norm() / head(X).norm()
+    weights = 4 * sum(p.numel() for p in head.parameters())
+    assert error < (1e-5 if "float32" in name else 0.03)
+    assert error > 0 or "float32" in name  # it is not the head itself
+    assert weights <= size < 2 * weights if "float32" in name else size < weights
+
+
+def test_a_record_has_a_row_per_engine_threads_and_batch(tmp_path, monkeypatch):
+    few = {name: make for name, make in engines.ENGINES.items() if name not in NOT_HERE}
+    monkeypatch.setattr(engines, "ENGINES", few)
+    monkeypatch.setattr(engines, "SIDES", (32,))
+    monkeypatch.setattr(engines, "accuracies", lambda: dict.fromkeys(few, 0.9))
+    monkeypatch.setattr(engines, "_their_versions", dict)
+    threads = torch.get_num_threads()
+    assert main(["time", "--part", "engines", "--quick", "--results", str(tmp_path)]) == 0
+    assert torch.get_num_threads() == threads
+    (file,) = tmp_path.iterdir()
+    rows = json.loads(file.read_text())["times"]
+    cases = [(row["engine"], row["threads"], row["batch"]) for row in rows]
+    assert cases == [(name, n, b) for n in (1, 2) for name in few for b in (1, 64)]
+    assert all(len(row["seconds"]) == 1 for row in rows)
