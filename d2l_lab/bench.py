@@ -125,7 +125,6 @@ def rows(plan: Plan) -> list[Row]:
     with torch.no_grad():
         net(torch.zeros(1, 3, 224, 224))
     count = partial(measures.mean_seconds, lambda: layer_costs(net, (3, 224, 224)), 20)
-    summaries = [partial(f, net) for f in (measures.torchsummary, measures.torchinfo)]
     packages, quarter = (measures.OURS, measures.D2L), plan.images // 4
     once, twice = "twice an epoch, and a tenth", "twice a quarter of them, and a tenth"
     return [
