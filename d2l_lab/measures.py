@@ -229,7 +229,7 @@ _TRAIN = """
     from d2l_lab.measures import lenet
     start = time.perf_counter()  # what a package imports late is paid for, and so is the rest
     {package}
-    if "IPython" in sys.modules:
+    if "get_ipython" in globals():
         get_ipython().kernel._allow_stdin = True  # a reader looks on, so curves grow
     data = d2l.FashionMNIST(batch_size=128)
     if {images} < len(data.train):
