@@ -18,7 +18,8 @@ warnings.filterwarnings("ignore")
 
 import torch  # noqa: E402
 from d2l import torch as theirs  # noqa: E402
-from sections import SECTIONS, kept, use_root  # noqa: E402
+from sections import kept, use_root  # noqa: E402
+from sections_later import SECTIONS  # noqa: E402
 from torch import nn  # noqa: E402
 
 import d2l_utils as ours  # noqa: E402

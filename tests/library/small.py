@@ -2,6 +2,8 @@
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import d2l_utils as d2l
 
@@ -65,22 +67,8 @@ class Line(d2l.Classifier):
 class Scratch(Line):
     """With weights that are no nn.Parameter."""
 
-    class SGD(d2l.HyperParameters):
-        def __init__(self, params, lr):
-            self.save_hyperparameters()
-
-        def step(self):
-            for param in self.params:
-                param -= self.lr * param.grad
-
-        def zero_grad(self):
-            for param in self.params:
-                if param.grad is not None:
-                    param.grad.zero_()
-
-    def __init__(self, by_hand=False):
+    def __init__(self):
         super().__init__()
-        self.by_hand = by_hand
         self.W = self.net[1].weight.detach().clone().requires_grad_()
         del self.net
 
@@ -90,15 +78,33 @@ class Scratch(Line):
     def forward(self, X):
         return X.flatten(1) @ self.W.T
 
-    def configure_optimizers(self):
-        return self.SGD([self.W], 0.1) if self.by_hand else torch.optim.SGD([self.W], 0.1)
+
+class NoFloat64(TorchDispatchMode):
+    """Stands in for a device like Apple's GPUs, which refuse numbers in double precision."""
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        out = operation(*args, **(kwargs or {}))
+        for leaf in tree_leaves((args, kwargs, out)):
+            dtype = leaf.dtype if isinstance(leaf, torch.Tensor) else leaf
+            if isinstance(dtype, torch.dtype) and dtype == torch.float64:
+                raise TypeError(f"{operation}: this device has no float64")
+        return out
+
+
+def fit(model=None, data=None, epochs=1, **arguments):
+    """Trains the model, or a new one, and returns the trainer."""
+    trainer = d2l.Trainer(epochs, **arguments)
+    trainer.fit(Net() if model is None else model, Random() if data is None else data)
+    return trainer
 
 
 def weights(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-def equal(a, b):
+def equal(*models):
+    """Tells whether two models, or dicts of weights, have the same weights."""
+    a, b = (m.state_dict() if isinstance(m, nn.Module) else m for m in models)
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 

@@ -6,7 +6,6 @@ import pickle
 import sys
 from pathlib import Path
 
-import matplotlib
 import nbformat
 import numpy as np
 import pytest
@@ -15,16 +14,20 @@ from matplotlib import pyplot as plt
 from nbclient import NotebookClient
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat.v4 import new_code_cell, new_notebook
-from small import Line, Random
+from small import Line, fit
 
 import d2l_utils as d2l
 
 
-@pytest.fixture(autouse=True)
-def no_window():
-    matplotlib.use("Agg")
-    with matplotlib.rc_context():
-        yield
+def board_of(n=30, **arguments):
+    board = d2l.ProgressBoard(**arguments)
+    for x in range(n):  # faster than pictures are drawn
+        board.draw(x, x**2, "line")
+    return board
+
+
+def points(axes):
+    return [line.get_xydata().tolist() for line in axes.lines]
 
 
 # --- points and figure ------------------------------------------------------------------------
@@ -50,70 +53,64 @@ def test_tensors_make_points_and_are_not_read_before(monkeypatch):
     assert board.data["loss"] == [(0.5, 1.5)] and type(board.data["loss"][0].y) is float
 
 
-def test_figure_has_one_line_a_curve_however_often_it_is_drawn():
-    board = d2l.ProgressBoard("epoch", "loss", [0, 4], [0, 20], "linear", "linear")
+def test_a_figure_has_one_line_a_curve_however_often_it_is_drawn():
+    board = d2l.ProgressBoard("epoch", "loss", [0, 4], [0, 20], figsize=(2, 1))
     for x in range(4):
         board.draw(x, x, "first")
         board.draw(x, x**2, "second", every_n=2)
-    first_figure = board.figure()
-    assert board.figure() is first_figure is board.fig
-    (axes,) = first_figure.axes
-    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
-    assert lines == {"first": [[x, x] for x in range(4)], "second": [[0.5, 0.5], [2.5, 6.5]]}
+    figure = board.figure()
+    assert board.figure() is figure is board.fig
+    (axes,) = figure.axes
+    assert points(axes) == [[[x, x] for x in range(4)], [[0.5, 0.5], [2.5, 6.5]]]
     assert [line.get_linestyle() for line in axes.lines] == ["-", "--"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "loss")
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 4), (0, 20))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["first", "second"]
-
-
-def test_styles_are_taken_in_turn():
-    board = d2l.ProgressBoard(ls=["-"], colors=["C0", "C1"])
-    for label in "abc":
-        board.draw(0, 0, label)
-    board.draw(0, 0, "no point yet", every_n=2)  # a warning would be an error here
-    assert [line.get_color() for line in board.figure().axes[0].lines] == ["C0", "C1", "C0"]
-
-
-def test_scales_size_and_given_axes():
-    board = d2l.ProgressBoard(xscale="log", figsize=(2, 1))
-    board.yscale = "log"
-    board.draw(1, 1, "line")
-    figure = board.figure()
     assert figure.get_size_inches().tolist() == [2, 1]
-    assert (figure.axes[0].get_xscale(), figure.axes[0].get_yscale()) == ("log", "log")
-    own_figure, own_axes = plt.subplots(ncols=2)
-    boards = [d2l.ProgressBoard(fig=own_figure, axes=axes) for axes in own_axes]
-    for board in boards:
-        board.draw(1, 1, "line")
-        board.draw(2, 1, "line")
-    own_figure.canvas.draw()
-    assert [len(axes.lines[0].get_xdata()) for axes in own_axes] == [2, 2]
+
+
+def test_styles_are_taken_in_turn_and_scales_may_be_changed():
+    board = d2l.ProgressBoard(ls=["-"], colors=["C0", "C1"], xscale="log")
+    board.yscale = "log"
+    for label in "abc":
+        board.draw(1, 1, label)
+    board.draw(1, 1, "no point yet", every_n=2)  # a warning would be an error here
+    (axes,) = board.figure().axes
+    assert [line.get_color() for line in axes.lines] == ["C0", "C1", "C0"]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+
+
+def test_axes_may_be_given():
+    figure, both = plt.subplots(ncols=2)
+    boards = [board_of(2, fig=figure, axes=axes) for axes in both]
+    figure.canvas.draw()
+    assert [points(axes) for axes in both] == [[[[0, 0], [1, 1]]]] * 2
     boards[0].clear()
-    assert not own_axes[0].lines and boards[0].figure() is own_figure
+    assert not both[0].lines and boards[0].figure() is figure
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda board: pickle.loads(pickle.dumps(board))])
 def test_a_copy_opens_no_figure_of_its_own(copied):
-    board = d2l.ProgressBoard()
-    board.draw(1, 2, "line")
+    board = board_of(2)
     figure, open_figures = board.figure(), plt.get_fignums()
     twin = copied(board)
     assert plt.get_fignums() == open_figures
-    assert twin.data["line"] == [(1, 2)]
+    assert twin.data == board.data
     assert twin.figure() is not figure and board.figure() is figure
-    assert twin.figure().axes[0].lines[0].get_xydata().tolist() == [[1, 2]]
+    assert points(twin.figure().axes[0]) == [[[0, 0], [1, 1]]]
 
 
 def test_a_new_run_gets_a_figure_of_its_own():
-    board = d2l.ProgressBoard()
-    board.draw(0, 0, "line")
+    board = board_of(1)
     first = board.figure()
     board.clear()
     assert board.data == {}
     first.canvas.draw()  # it stays as it is
     board.draw(1, 1, "line")
-    lines = [figure.axes[0].lines[0].get_xydata().tolist() for figure in (first, board.figure())]
-    assert lines == [[[0, 0]], [[1, 1]]]
+    assert [points(figure.axes[0]) for figure in (first, board.figure())] == [
+        [[[0, 0]]],
+        [[[1, 1]]],
+    ]
 
 
 def test_a_subclass_may_save_its_hyperparameters_and_no_more():
@@ -143,51 +140,38 @@ def test_a_subclass_may_save_nothing():
 
 
 def test_a_figure_that_is_saved_has_all_points(capfd, tmp_path):
-    board = d2l.ProgressBoard()
-    for x in range(30):  # faster than pictures are drawn
-        board.draw(x, x, "line")
-    figure = plt.gcf()
+    board_of(30)
     assert len(plt.get_fignums()) == 1
     plt.title("of the reader")
     plt.savefig(tmp_path / "curves.png")
-    assert figure.axes[0].lines[0].get_xydata().tolist() == [[x, x] for x in range(30)]
-    assert figure.axes[0].get_title() == "of the reader"
+    assert points(plt.gca()) == [[[x, x**2] for x in range(30)]]
+    assert plt.gca().get_title() == "of the reader"
     assert capfd.readouterr() == ("", "")
 
 
-def test_training_leaves_its_curves_for_a_script(tmp_path):
-    model, trainer = Line(), d2l.Trainer(max_epochs=2)
-    trainer.fit(model, Random())
-    curves = {line.get_label(): line.get_ydata()[-1] for line in plt.gca().lines}
-    assert curves["val_loss"] == model.board.data["val_loss"][-1].y
-    assert curves["val_loss"] == trainer.history[-1]["val_loss"]
-    assert set(curves) == {"train_loss", "val_loss", "val_acc"} and plt.get_fignums() == [1]
-
-
 def test_show_draws_what_there_is_so_that_a_reader_can_go_on_from_there(tmp_path):
-    board = d2l.ProgressBoard()
-    for x in range(30):
-        board.draw(x, x, "line")
-    board.show()
+    board_of(30).show()
     assert len(plt.gca().lines[0].get_xdata()) == 30
     plt.xlim(5, 10)
     plt.savefig(tmp_path / "curves.png")
     assert plt.xlim() == (5, 10)
 
 
-def test_without_display_there_is_no_figure():
-    board = d2l.ProgressBoard(display=False)
-    board.draw(0, 0, "line")
-    board.show()
-    assert not plt.get_fignums() and board.data["line"] == [(0, 0)]
+def test_training_leaves_its_curves_for_a_script():
+    trainer = fit(Line(), epochs=2)
+    curves = {line.get_label(): line.get_ydata()[-1] for line in plt.gca().lines}
+    assert curves["val_loss"] == trainer.model.board.data["val_loss"][-1].y
+    assert curves["val_loss"] == trainer.history[-1]["val_loss"]
+    assert set(curves) == {"train_loss", "val_loss", "val_acc"} and plt.get_fignums() == [1]
 
 
-def test_without_matplotlib_there_are_points_and_no_figure(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    board = d2l.ProgressBoard()
-    board.draw(0, 0, "line")
+@pytest.mark.parametrize("without", ["display", "matplotlib"])
+def test_without_display_or_matplotlib_there_are_points_and_no_figure(monkeypatch, without):
+    if without == "matplotlib":
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+    board = board_of(2, display=without != "display")
     board.show()
-    assert board.data["line"] == [(0, 0)]
+    assert board.data["line"] == [(0, 0), (1, 1)] and not plt.get_fignums()
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -199,25 +183,29 @@ def test_show_images():
     assert [len(ax.images) for ax in axes] == [1, 1, 1, 0]
     assert axes[1].images[0].get_array().tolist() == images[1].tolist()
     assert axes[0].figure.get_size_inches().tolist() == [8, 2]
-    axes = d2l.show_images(torch.rand(9, 4, 4), 2, 3, titles=list("abcdefghi"))
+    images = torch.rand(9, 4, 4, requires_grad=True)
+    axes = d2l.show_images(images, 2, 3, titles=list("abcdefghi"))
     assert [ax.get_title() for ax in axes] == list("abcdef")
 
 
 # --- in a notebook ----------------------------------------------------------------------------
 
 
-def run(folder, cells, watched):
+class Client(NotebookClient):
+    watched = False
+
+    async def async_start_new_kernel_client(self, **options):
+        client = await super().async_start_new_kernel_client(**options)
+        client.allow_stdin = self.watched  # the one difference that a kernel can see
+        return client
+
+
+async def run(folder, cells, watched):
     """Returns the outputs that each cell stores; `watched`: run as by a reader in JupyterLab."""
-
-    class Client(NotebookClient):
-        async def async_start_new_kernel_client(self, **options):
-            client = await super().async_start_new_kernel_client(**options)
-            client.allow_stdin = watched  # the one difference that a kernel can see
-            return client
-
     notebook = new_notebook(cells=[new_code_cell(source) for source in cells.values()])
     client = Client(notebook, timeout=120, resources={"metadata": {"path": str(folder)}})
-    asyncio.run(client.async_execute())
+    client.watched = watched
+    await client.async_execute()
     nbformat.validate(notebook)
     # A busy kernel may send one line in two parts; `make notebooks` puts them together, too.
     notebook, _ = CoalesceStreamsPreprocessor().preprocess(notebook, {})
@@ -288,8 +276,12 @@ print("before")
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("notebook")
-    return {watched: run(folder, CELLS, watched) for watched in (True, False)}
+    folders = [tmp_path_factory.mktemp(name) for name in ("watched", "alone")]
+
+    async def both():
+        return await asyncio.gather(*map(run, folders, (CELLS, CELLS), (True, False)))
+
+    return dict(zip((True, False), asyncio.run(both()), strict=True))
 
 
 def streams_and_figures(outputs):

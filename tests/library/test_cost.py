@@ -98,7 +98,7 @@ def rows_of_a_real_run(net, input_shape):
     return rows
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(networks())
 def test_rows_are_the_layers_of_a_real_run(case):
     model, input_shape = case
@@ -110,29 +110,29 @@ def test_rows_are_the_layers_of_a_real_run(case):
 
 
 @pytest.mark.parametrize(
-    ("model", "conv_params", "fc_params", "conv_macs", "fc_macs"),
+    ("model", "conv", "fc"),
     [
-        (lambda: d2l.VGG(d2l.VGG_ARCHS["A"]), 9_220_480, 119_586_826, 7_485_456_384, 119_578_624),
-        (d2l.AlexNet, 3_747_200, 43_040_778, 962_858_112, 43_032_576),
+        (
+            lambda: d2l.VGG(d2l.VGG_ARCHS["A"]),
+            (9_220_480, 7_485_456_384),
+            (119_586_826, 119_578_624),
+        ),
+        (d2l.AlexNet, (3_747_200, 962_858_112), (43_040_778, 43_032_576)),
     ],
     ids=["VGG-11", "AlexNet"],
 )
-def test_numbers_of_the_exercise(model, conv_params, fc_params, conv_macs, fc_macs):
-    rows = d2l.layer_costs(model(), (3, 224, 224))
-    conv, fc = ([row for row in rows if row.kind == kind] for kind in ("conv", "fc"))
-    assert len(conv) + len(fc) == len(rows)
-    assert (sum(r.params for r in conv), sum(r.params for r in fc)) == (conv_params, fc_params)
-    assert (sum(r.macs for r in conv), sum(r.macs for r in fc)) == (conv_macs, fc_macs)
+def test_numbers_of_the_exercise(model, conv, fc):
+    sums = {"conv": [0, 0], "fc": [0, 0]}
+    for _, kind, *numbers in summary(model(), (3, 224, 224)):
+        sums[kind] = [a + b for a, b in zip(sums[kind], numbers, strict=True)]
+    assert sums == {"conv": [*conv], "fc": [*fc]}
 
 
-def test_one_row_by_hand():
+def test_rows_by_hand():
     net = nn.Sequential(nn.Conv2d(6, 4, (3, 5), stride=2, groups=2, bias=False))
     (row,) = d2l.layer_costs(net, (5, 6, 9, 11))
     # Each output sums 6 / 2 channels of 3 x 5 pixels; there are 5 images of 4 x 4 x 4 outputs.
     assert row == d2l.LayerCost("0", "conv", (5, 4, 4, 4), 4 * 3 * 15, 320 * 45, 320)
-
-
-def test_linear_layers_may_have_more_dimensions():
     (row,) = d2l.layer_costs(nn.Linear(5, 7), (2, 3, 4, 5))
     assert row == d2l.LayerCost("", "fc", (2, 3, 4, 7), 42, 24 * 35, 24 * 7)
 
@@ -440,9 +440,9 @@ def test_saved_tensors_of_functional_operations_are_their_modules():
 # --- bad input --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(), (3, 32), (3, 0, 32), ((1, 8, 8), (1, 8, 8)), 224])
+@pytest.mark.parametrize("shape", [(), (3, 32), (3, 0, 32), ((1, 8, 8), (1, 8, 8), (2,)), 224])
 def test_shapes_that_are_none(shape):
-    with pytest.raises(ValueError, match=r"input_shape is .*\(n, channels, h, w\)"):
+    with pytest.raises(ValueError, match="input_shape is "):
         d2l.layer_costs(nn.LazyLinear(1), shape)
 
 

@@ -3,18 +3,13 @@
 It is in `sections.py`, which `test_beside_d2l.py` holds beside D2L's own package.
 """
 
-import functools
-
-import matplotlib
 import pytest
 import torch
-from sections import SECTIONS, kept, linear_regression_scratch, train_on_few, use_root
+from sections import kept, linear_regression, use_root
+from sections_later import SECTIONS, alexnet, vgg
 
 import d2l_utils as d2l
-from d2l_utils import data as data_module
 from d2l_utils import fashion_mnist_files
-
-read_files = functools.cache(fashion_mnist_files.load)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +25,12 @@ def root(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def as_in_a_notebook_of_its_own(monkeypatch, root):
-    """Undoes what a section adds to classes, and reads the data set once for all."""
+def as_in_a_notebook_of_its_own(root):
+    """Undoes what a section adds to classes."""
     classes = (d2l.HyperParameters, d2l.Module, d2l.Classifier, d2l.DataModule, d2l.FashionMNIST)
     classes += (d2l.Trainer, d2l.ProgressBoard, d2l.SyntheticRegressionData)
-    monkeypatch.setattr(data_module, "load", read_files)
-    matplotlib.use("Agg")
     torch.manual_seed(0)
-    with matplotlib.rc_context(), kept(classes):
+    with kept(classes):
         use_root(d2l, root)
         yield
 
@@ -48,14 +41,12 @@ def test_section(number):
 
 
 def test_linear_regression_in_our_loop():
-    linear_regression_scratch(d2l, own_loop=False)
+    linear_regression(d2l, own_loop=False)
 
 
-def test_our_vgg():
-    train_on_few(d2l, d2l.VGG(d2l.VGG_NARROW, lr=0.01), batch_size=16, resize=(56, 56))
-
-
-# --- that the tests above leave no trace ------------------------------------------------------
+def test_our_networks_are_those_of_the_sections():
+    assert repr(d2l.AlexNet().net) == alexnet(d2l)
+    assert repr(d2l.VGG(d2l.VGG_NARROW).net) == vgg(d2l)
 
 
 def test_patches_are_undone():

@@ -1,19 +1,23 @@
-"""Two processes on the CPU, started by torchrun, train as one process does."""
+"""Two processes on the CPU, as torchrun starts them, train as one process does."""
 
+import io
 import os
-import subprocess
-import sys
-from pathlib import Path
+import signal
+from contextlib import redirect_stdout
 
 import pytest
 import torch
-from small import Line, Random, comparable, stop_at
+from small import Line, Random, comparable, stop_at, weights
 from torch import nn
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 import d2l_utils as d2l
 from d2l_utils.distributed import processes, share
 
-HERE = Path(__file__).parent
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="needs processes that start as a copy"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
 
 
 class Drops(Line):
@@ -37,36 +41,36 @@ def train(epochs, model=Line, checkpoint=None, stop=None):
     if stop is not None:
         stop_at(model, stop, KeyboardInterrupt())
     trainer.fit(model, Random(n=17, seed=None))
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     history = comparable(trainer.history)
-    return {"weights": weights, "history": history, "first_losses": trainer.first_losses} | {
-        "seen": getattr(model, "seen", None)
-    }
+    return {"weights": weights(model), "history": history, "first_losses": trainer.first_losses} | {
+        "seen": getattr(model, "seen", None), "display": model.board.display
+    }  # fmt: skip
 
 
 def main(folder):
     """What each of the processes does."""
-    runs = {"whole": train(3), "dropout": train(1, Drops)}
+    processes.cache_clear()
     checkpoint = folder / "run.pt"
-    train(3, checkpoint=checkpoint, stop=4)
-    runs["resumed"] = train(3, checkpoint=checkpoint)
+    with redirect_stdout(io.StringIO()) as printed:
+        runs = {"whole": train(3), "dropout": train(1, Drops)}
+        train(3, checkpoint=checkpoint, stop=4)
+        runs["resumed"] = train(3, checkpoint=checkpoint)
+    runs["printed"] = printed.getvalue()
     torch.save(runs, folder / f"process{processes()[0]}.pt")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
+    """What torchrun does, but with copies of this process: each import of torch takes seconds."""
+    train(1)  # imports what torch imports at a first training
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [*command, __file__, folder],
-        env={**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("Stopped in epoch 2") == 1  # process 0 speaks for all
+    handlers = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    where = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "run_id": "test"}
+    config = LaunchConfig(1, 1, 2, **where, start_method="fork", max_restarts=0)
+    elastic_launch(config, main)(folder)
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
     assert {path.name for path in folder.iterdir()} == {"process0.pt", "process1.pt", "run.pt"}
     return [torch.load(folder / f"process{i}.pt") for i in (0, 1)]
 
@@ -82,11 +86,13 @@ def test_two_processes_train_as_one_does(runs, name):
             assert row == pytest.approx(alone_row, rel=1e-5)
 
 
-def test_all_processes_end_with_the_same(runs):
+def test_all_processes_end_with_the_same_and_one_speaks_for_all(runs):
     for name in ("whole", "resumed", "dropout"):
         first, second = (process[name] for process in runs)
         assert first["history"] == second["history"]
         assert all(torch.equal(first["weights"][k], w) for k, w in second["weights"].items())
+        assert (first["display"], second["display"]) == (True, False)
+    assert ["Stopped in epoch 2" in process["printed"] for process in runs] == [True, False]
 
 
 def test_each_image_is_seen_though_dropout_draws_differently(runs):
@@ -103,7 +109,3 @@ def test_a_process_without_an_image_takes_one_that_does_not_count(monkeypatch):
         (X, y), part = share(batch)
         parts.append((X.tolist(), y.tolist(), part))
     assert parts == [([i], [i], 1 / 3) for i in range(3)] + [([0], [0], 0)]
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

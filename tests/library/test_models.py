@@ -1,7 +1,7 @@
-"""The networks: their layers, shapes and first weights, and what they refuse."""
+"""The networks: their layers, shapes and first weights, and what they refuse.
 
-import copy
-import pickle
+That they are those of the sections stands in `test_d2l_sections.py`.
+"""
 
 import pytest
 import torch
@@ -18,16 +18,6 @@ def shape(model, input_shape):
 
 
 # --- layers and shapes ------------------------------------------------------------------------
-
-
-def test_a_block_is_what_the_section_builds():
-    def block(num_convs, out_channels):
-        layers = []
-        for _ in range(num_convs):
-            layers += [nn.LazyConv2d(out_channels, kernel_size=3, padding=1), nn.ReLU()]
-        return nn.Sequential(*layers, nn.MaxPool2d(kernel_size=2, stride=2))
-
-    assert repr(d2l.vgg_block(3, 64)) == repr(block(3, 64))
 
 
 @pytest.mark.parametrize("convs", [2, (3, 3, 1), (5, "LRN")])
@@ -50,51 +40,6 @@ def test_response_norm_is_the_formula_of_the_alexnet_paper():
         neighbours = X[:, max(0, i - 2) : i + 3]
         by_hand[:, i] = X[:, i] / (2 + 1e-4 * (neighbours**2).sum(1)) ** 0.75
     torch.testing.assert_close(norm(X), by_hand)
-
-
-def test_vgg_is_what_the_section_builds():
-    net = nn.Sequential(
-        *(d2l.vgg_block(*block) for block in NARROW),
-        nn.Flatten(),
-        nn.LazyLinear(4096),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.LazyLinear(4096),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.LazyLinear(7),
-    )
-    model = d2l.VGG(NARROW, lr=0.01, num_classes=7)
-    assert repr(model.net) == repr(net)
-    assert model.hparams["lr"] == model.lr == 0.01
-
-
-def test_alexnet_is_what_the_section_builds():
-    net = nn.Sequential(
-        nn.LazyConv2d(96, kernel_size=11, stride=4, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(kernel_size=3, stride=2),
-        nn.LazyConv2d(256, kernel_size=5, padding=2),
-        nn.ReLU(),
-        nn.MaxPool2d(kernel_size=3, stride=2),
-        nn.LazyConv2d(384, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.LazyConv2d(384, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.LazyConv2d(256, kernel_size=3, padding=1),
-        nn.ReLU(),
-        nn.MaxPool2d(kernel_size=3, stride=2),
-        nn.Flatten(),
-        nn.LazyLinear(4096),
-        nn.ReLU(),
-        nn.Dropout(p=0.5),
-        nn.LazyLinear(4096),
-        nn.ReLU(),
-        nn.Dropout(p=0.5),
-        nn.LazyLinear(10),
-    )
-    assert repr(d2l.AlexNet().net) == repr(net)
-    assert shape(d2l.AlexNet(0.01, 3), (2, 1, 224, 224)) == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -134,41 +79,15 @@ def test_heads(head, kinds):
     assert shape(model, (2, 1, 6, 6)) == (2, 10)
 
 
-# --- first weights ----------------------------------------------------------------------------
-
-
-def unchanged(model):
-    return model
-
-
-def pickled(model):
-    return pickle.loads(pickle.dumps(model))
-
-
-@pytest.mark.parametrize("transfer", [unchanged, copy.deepcopy, pickled])
-@pytest.mark.parametrize(
-    "make",
-    [lambda: d2l.VGG(((1, 32), (2, 64)), head=(256,), num_classes=100), d2l.AlexNet],
-    ids=["VGG", "AlexNet"],
-)
-def test_weights_are_xavier_once_they_exist(make, transfer):
-    torch.manual_seed(0)
-    model = transfer(make())
+@pytest.mark.parametrize("make", [lambda: d2l.VGG(((1, 32), (2, 64)), head=(256,)), d2l.AlexNet])
+def test_weights_are_xavier_once_they_exist(make):
+    """How that lives through a copy stands in `test_module.py`."""
+    model = make()
     model(torch.zeros(1, 3, 65, 65))
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            weight = layer.weight.detach()
-            bound = (6 / sum(nn.init._calculate_fan_in_and_fan_out(weight))) ** 0.5
-            assert float(weight.abs().max()) <= bound
-            assert float(weight.std()) == pytest.approx(bound / 3**0.5, rel=0.05)
-
-
-def test_loaded_weights_are_kept():
-    trained, other = (d2l.VGG(((1, 4),), head=(8,)) for _ in range(2))
-    trained(torch.zeros(1, 1, 4, 4))
-    other.load_state_dict(trained.state_dict())
-    X = torch.rand(2, 1, 4, 4)
-    assert torch.equal(trained.eval()(X), other.eval()(X))
+            fans = nn.init._calculate_fan_in_and_fan_out(layer.weight)
+            assert 0.95 < float(layer.weight.detach().abs().max()) / (6 / sum(fans)) ** 0.5 <= 1
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -178,7 +97,6 @@ def test_loaded_weights_are_kept():
     ("block", "culprit"),
     [
         ((0, 64), "num_convs is 0"),
-        (((), 64), r"num_convs is \(\)"),
         ((["LRN"], 64), "num_convs is .*LRN"),
         (((3, 2), 64), "num_convs holds 2"),
         (((3, -1), 64), "num_convs holds -1"),

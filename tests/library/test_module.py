@@ -7,6 +7,7 @@ import pickle
 
 import pytest
 import torch
+from small import equal, weights
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -20,8 +21,14 @@ class Net(d2l.Classifier):
         self.net = nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(3))
 
 
-class NoNet(d2l.Classifier):
-    lr = 0.1
+class NoNet(d2l.Classifier): ...
+
+
+def of(*layers, trainer=None):
+    """Returns a model of these layers."""
+    model = NoNet()
+    model.net, model.trainer = nn.Sequential(*layers), trainer
+    return model
 
 
 class Recorder:
@@ -97,23 +104,19 @@ def test_configure_optimizers_is_plain_sgd():
     assert [id(p) for p in group["params"]] == [id(p) for p in model.parameters()]
 
 
-@pytest.mark.parametrize(("per_epoch", "points"), [(5, 10), (2.5, 5), (0.5, 1), (0.1, 0)])
-def test_a_train_curve_gets_the_points_per_epoch_that_were_asked_for(per_epoch, points):
+@pytest.mark.parametrize(
+    ("batches", "per_epoch", "points"),
+    [(10, 5, 10), (10, 2.5, 5), (10, 0.5, 1), (10, 0.1, 0), (1, 2, 2)],
+)
+def test_a_train_curve_gets_the_points_per_epoch_that_were_asked_for(batches, per_epoch, points):
     model = d2l.Module(plot_train_per_epoch=per_epoch)
-    model.trainer = Recorder(num_train_batches=10)
-    for batch in range(20):
+    model.trainer = Recorder(num_train_batches=batches)
+    for batch in range(2 * batches):
         model.trainer.train_batch_idx = batch
-        model.plot("loss", torch.tensor(float(batch)), train=True)
-    assert len(model.board.data["train_loss"]) == points
-    if per_epoch == 5:
-        assert model.board.data["train_loss"][0] == (0.05, 0.5)
-
-
-def test_a_train_curve_is_drawn_even_with_fewer_batches_than_points():
-    model = d2l.Module(plot_train_per_epoch=2)  # D2L would ask for a mean of every 0 points
-    model.trainer = Recorder(num_train_batches=1, train_batch_idx=3)
-    model.plot("loss", 0.5, train=True)  # a plain number will do
-    assert model.board.data["train_loss"] == [(3, 0.5)]
+        model.plot("loss", float(batch), train=True)
+    drawn = model.board.data["train_loss"]
+    assert len(drawn) == points
+    assert per_epoch != 5 or drawn[0] == (0.05, 0.5)
 
 
 def test_plot_without_a_trainer():
@@ -124,9 +127,8 @@ def test_plot_without_a_trainer():
 @pytest.mark.parametrize("eater", [nn.MaxPool2d, nn.AvgPool2d, functools.partial(nn.LazyConv2d, 1)])
 @pytest.mark.parametrize("device", ["cpu", "meta"])
 def test_images_too_small_for_the_network(eater, device):
-    model = NoNet()
     with torch.device(device):
-        model.net = nn.Sequential(nn.Identity(), eater(3))
+        model = of(nn.Identity(), eater(3))
     with pytest.raises(ValueError, match="images of 2 x 2 are too small for this NoNet"):
         model(torch.zeros(1, 1, 2, 2, device=device))
 
@@ -142,10 +144,8 @@ def test_images_that_the_head_is_not_made_for(shape):
 
 
 def test_other_errors_pass_through():
-    model = NoNet()
-    model.net = nn.Linear(3, 1)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        model(torch.zeros(1, 2))
+        of(nn.Linear(3, 1))(torch.zeros(1, 2))
 
 
 def test_a_copy_of_a_model_leaves_its_trainer_behind():
@@ -154,7 +154,7 @@ def test_a_copy_of_a_model_leaves_its_trainer_behind():
     model(torch.zeros(1, 1, 8, 8))
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert twin.trainer is None
-        assert all(map(torch.equal, twin.state_dict().values(), model.state_dict().values()))
+        assert equal(twin, model)
     assert isinstance(model.trainer, Recorder)
 
 
@@ -194,8 +194,7 @@ def test_labels_are_class_indices_one_per_row(labels):
 
 
 def test_validation_reports_loss_and_accuracy():
-    model = NoNet()
-    model.net, model.trainer = nn.Identity(), Recorder()
+    model = of(nn.Identity(), trainer=Recorder())
     logits = torch.tensor([[2.0, 0], [2, 0]])
     model.validation_step((logits, torch.tensor([0, 1])))
     loss = float(F.cross_entropy(logits, torch.tensor([0, 1])))
@@ -203,26 +202,22 @@ def test_validation_reports_loss_and_accuracy():
 
 
 def test_layer_summary_changes_nothing_in_the_model(capsys):
-    model = NoNet()
     norm = nn.BatchNorm2d(1)
-    model.net = nn.Sequential(norm, nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 1))
-    model.train()
+    model = of(norm, nn.Dropout(0.5), nn.Flatten(), nn.Linear(4, 1))
     graphs = []
     norm.register_forward_hook(lambda *_: graphs.append((torch.is_grad_enabled(), norm.training)))
-    model.layer_summary((1, 1, 2, 2))  # in training mode one image is too few for BatchNorm
+    model.layer_summary((1, 1, 2, 2))
     assert model.training and norm.training
     assert set(graphs) == {(False, False)}
-    assert int(norm.num_batches_tracked) == 0
-    assert model.net[-1].weight.grad is None
+    capsys.readouterr()
     with pytest.raises(ValueError, match="9, 9"):
         model.layer_summary((1, 1, 9, 9))
-    assert model.training
+    assert model.training and capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("place", [torch.bfloat16, "meta"])
 def test_layer_summary_runs_in_the_precision_and_on_the_device_of_the_model(place, capsys):
-    model = NoNet()
-    model.net = nn.Sequential(nn.Linear(2, 3)).to(place)
+    model = of(nn.Linear(2, 3)).to(place)
     model.layer_summary((1, 2))
     assert capsys.readouterr().out == "Linear output shape:\t torch.Size([1, 3])\n"
 
@@ -236,74 +231,60 @@ def lazy():
     )
 
 
-def assert_xavier(net):
-    """A uniform distribution on [-a, a] has standard deviation a / sqrt(3)."""
-    for layer in net:
-        if hasattr(layer, "weight"):
-            weight = layer.weight.detach()
-            fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
-            bound = math.sqrt(6 / (fan_in + fan_out))
-            assert 0.98 * bound < float(weight.abs().max()) <= bound
-            assert float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.03)
+def is_xavier(net):
+    """Tells whether the weights are uniform on [-a, a]; their deviation is then a / sqrt(3)."""
+    layers = [layer for layer in net if hasattr(layer, "weight")]
+    found = []
+    for weight in [layer.weight.detach() for layer in layers]:
+        bound = math.sqrt(6 / sum(nn.init._calculate_fan_in_and_fan_out(weight)))
+        found.append(0.98 * bound < float(weight.abs().max()) <= bound)
+        found.append(float(weight.std()) == pytest.approx(bound / math.sqrt(3), rel=0.03))
+    return all(found)
 
 
 X = torch.zeros(1, 32, 8, 8)
+INIT = {
+    "before": lambda net: net.apply(d2l.init_cnn),
+    "twice": lambda net: net.apply(d2l.init_cnn).apply(d2l.init_cnn),
+    "copied": lambda net: copy.deepcopy(net.apply(d2l.init_cnn)),
+    "pickled": lambda net: pickle.loads(pickle.dumps(net.apply(d2l.init_cnn))),
+    "after": lambda net: net(X) is not None and net.apply(d2l.init_cnn),
+}
 
 
-@pytest.mark.parametrize(
-    ("prepare", "keep"),
-    [
-        (lambda net: None, lambda net: net),
-        (lambda net: net.apply(d2l.init_cnn), lambda net: net),  # a second time
-        (lambda net: None, copy.deepcopy),
-        (lambda net: None, lambda net: pickle.loads(pickle.dumps(net))),
-        (lambda net: net(X), lambda net: net),  # after the weights are there
-    ],
-    ids=["before", "twice", "copied", "pickled", "after"],
-)
-def test_init_cnn_draws_by_xavier_whenever_it_is_called(prepare, keep):
+@pytest.mark.parametrize("init", INIT.values(), ids=INIT)
+def test_init_cnn_draws_by_xavier_whenever_it_is_called(init):
     torch.manual_seed(0)
-    net = lazy()
-    prepare(net)
-    net = keep(net.apply(d2l.init_cnn))
+    net = init(lazy())
     net(X)
-    assert_xavier(net)
+    assert is_xavier(net)
     assert [type(layer) for layer in net] == [nn.Conv2d, nn.ReLU, nn.Flatten, nn.Linear]
     assert "Xavier" not in repr(net)
 
 
-def test_a_lazy_net_is_lazy_as_before_and_prints_so():
-    initialised = lazy().apply(d2l.init_cnn)
-    assert repr(initialised) == repr(lazy())
-    assert isinstance(initialised[0], nn.LazyConv2d) and isinstance(initialised[3], nn.LazyLinear)
-
-
-def test_weights_loaded_into_a_lazy_net_are_kept():
-    trained = lazy()
+def test_a_lazy_net_stays_lazy_and_keeps_weights_that_are_loaded():
+    net, trained = lazy().apply(d2l.init_cnn), lazy()
+    assert repr(net) == repr(lazy())
+    assert isinstance(net[0], nn.LazyConv2d) and isinstance(net[3], nn.LazyLinear)
     trained(X)
-    net = lazy().apply(d2l.init_cnn)
     net.load_state_dict(trained.state_dict())
     net(X)
-    assert all(map(torch.equal, net.state_dict().values(), trained.state_dict().values()))
+    assert equal(net, trained)
 
 
 def test_init_cnn_leaves_other_layers_and_biases_alone():
-    torch.manual_seed(0)
     net = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.Embedding(4, 4))
-    before = copy.deepcopy(net.state_dict())
+    before = weights(net)
     net.apply(d2l.init_cnn)
-    changed = [
-        key for key, value in net.state_dict().items() if not torch.equal(value, before[key])
+    assert [key for key, w in weights(net).items() if not torch.equal(w, before[key])] == [
+        "1.weight"
     ]
-    assert changed == ["1.weight"]
 
 
 def test_apply_init_gives_weights_and_initialises():
     torch.manual_seed(0)
-    model = NoNet()
-    model.net = lazy()
+    model = of(*lazy())
     model.apply_init([X])
-    with pytest.raises(AssertionError):
-        assert_xavier(model.net)  # but torch's
+    assert not is_xavier(model.net)  # but torch's
     model.apply_init([X], d2l.init_cnn)
-    assert_xavier(model.net)
+    assert is_xavier(model.net)

@@ -61,7 +61,8 @@ def test_networks_with_scales_and_attention(name, macs):
     assert round(counted / 1e9, 3) == get_model_weights(name).DEFAULT.meta["_ops"]
 
 
-@pytest.mark.parametrize("letter", TWINS)
+# B and D are told by their counts.
+@pytest.mark.parametrize("letter", ["A", "E"])
 @torch.no_grad()
 def test_logits(letter):
     torch.manual_seed(0)
