@@ -97,25 +97,6 @@ def test_signatures_of_the_book():
     assert begins_with(d2l.FashionMNIST.visualize, **batch)
 
 
-EARLIER = """
-    SyntheticRegressionData LinearRegressionScratch LinearRegression SGD SoftmaxRegression LeNet
-    Residual ResNeXtBlock plot set_axes corr2d Timer plt reduce_mean astype
-""".split()
-
-
-def test_names_of_earlier_chapters_are_imported_when_they_are_asked_for():
-    code = f"""
-import sys
-import d2l_utils as d2l
-module = "d2l_utils.earlier_chapters"
-print(module in sys.modules)
-d2l.SGD
-print(module in sys.modules, "matplotlib" in sys.modules)
-print(all(hasattr(d2l, name) for name in {EARLIER}), "matplotlib" in sys.modules)
-"""
-    assert run(code).split() == "False True False True True".split()
-
-
 def test_tensors_have_the_books_names_for_all_frameworks():
     X = d2l.reshape(d2l.arange(6, dtype=d2l.float32), (2, 3))
     assert d2l.numpy(d2l.to(d2l.transpose(X), d2l.cpu())).tolist() == [[0, 3], [1, 4], [2, 5]]
@@ -132,47 +113,64 @@ def test_a_name_that_is_not_served_says_where_it_is():
 # --- the import -------------------------------------------------------------------------------
 
 HEAVY = ("matplotlib", "torchvision", "IPython", "matplotlib_inline", "PIL")
+EARLIER = """
+    SyntheticRegressionData LinearRegressionScratch LinearRegression SGD SoftmaxRegression LeNet
+    Residual ResNeXtBlock plot set_axes corr2d Timer plt reduce_mean astype
+""".split()
+# One process for all, since each import of torch takes seconds.
+SESSION = f"""
+import json, os, runpy, sys, warnings
+os.environ["TQDM_DISABLE"] = "1"
+found = {{}}
+def note(name):
+    heavy = sorted(set(sys.modules) & set({HEAVY}))
+    found[name] = ["d2l_utils.earlier_chapters" in sys.modules, *heavy]
 
-
-def test_import_brings_nothing_that_is_not_needed_yet():
-    code = f"""
-import sys
 import d2l_utils as d2l
-def heavy(): return sorted(set(sys.modules) & set({HEAVY}))
-print(heavy())
+note("import")
+# What an older torch says at each lazy layer.
+warnings.warn("Lazy modules are a new feature under heavy development so changes to the API or "
+              "functionality can happen at any moment.", stacklevel=1)
+try:
+    warnings.warn("Beware")
+except UserWarning as warning:
+    found["warned"] = str(warning)
 data = d2l.FashionMNIST(batch_size=8, train_size=8, holdout=8)
 model = d2l.VGG(((1, 2),), head=(4,))
 d2l.layer_costs(model, (1, 28, 28)), d2l.saved_tensors(model, (1, 28, 28))
 model.board.display = False
 d2l.Trainer(max_epochs=1).fit(model, data)
-print(heavy())
+note("training")
+d2l.SGD
+note("an earlier chapter")
+found["served"] = all(hasattr(d2l, name) for name in {EARLIER})
 model.board.figure()
-print(heavy()[-2:])
-"""
-    code = "import os; os.environ['TQDM_DISABLE'] = '1'\n" + code
-    assert run(code).splitlines() == ["[]", "[]", "['PIL', 'matplotlib']"]
-
-
-LAZY = """
-import warnings
-import torch
-import d2l_utils as d2l
-from torch import nn
-# What an older torch says at each lazy layer.
-warnings.warn("Lazy modules are a new feature under heavy development so changes to the API or "
-              "functionality can happen at any moment.", stacklevel=1)
-net = nn.Sequential(nn.LazyConv2d(2, 3), nn.LazyBatchNorm2d(), nn.Flatten(), nn.LazyLinear(2))
-net.apply(d2l.init_cnn)
-net(torch.zeros(2, 1, 4, 4))
-try:
-    warnings.warn("Beware")
-except UserWarning as warning:
-    print(warning)
+note("figure")
+print(json.dumps(found))
+sys.argv = ["-m", "--check"]
+runpy.run_module("d2l_utils", run_name="__main__")
 """
 
 
-def test_no_warning_of_lazy_layers_reaches_a_reader_but_others_do():
-    assert run(LAZY, "-W", "error") == "Beware\n"
+@pytest.fixture(scope="module")
+def session():
+    """What a process finds in which each warning is an error, and what the command says there."""
+    found, command = run(SESSION, "-W", "error").splitlines()
+    return {**json.loads(found), "command": command}
+
+
+def test_nothing_is_imported_that_is_not_needed_yet(session):
+    assert session["import"] == session["training"] == [False]
+    assert session["an earlier chapter"] == [True] and session["served"]
+    assert {"PIL", "matplotlib"} <= set(session["figure"])
+
+
+def test_no_warning_of_lazy_layers_reaches_a_reader_but_others_do(session):
+    assert session["warned"] == "Beware"
+
+
+def test_the_command_runs_without_a_warning(session):
+    assert session["command"].startswith("Fashion-MNIST: ")
 
 
 # --- layers -----------------------------------------------------------------------------------
