@@ -109,7 +109,7 @@ def rows(plan: Plan) -> list[Row]:
             partial(measures.our_pass, side, images),
             partial(measures.their_best_pass, side, images),
         )
-        passes.append(Row(name, "d2l.FashionMNIST, its best number of workers", bar, *pair))
+        passes.append(Row(name, "d2l.FashionMNIST with its best workers", bar, *pair))
     fast = fast_precision(cpu()) == "bfloat16"
     steps = [
         Row(
@@ -161,7 +161,7 @@ def rows(plan: Plan) -> list[Row]:
         ),
         Row(
             f"time to an accuracy of {measures.SECTION_ACCURACY}",
-            "the section's recipe under d2l.Trainer, its steps times their number",
+            "the section's recipe, a step by their number",
             1000,
             partial(measures.fastest, plan),
             lambda: SECTION_STEPS * measures.their_step(224, plan.batch_size),
