@@ -295,8 +295,9 @@ def build_time() -> float:
 
 def _build(folder: Path) -> Path:
     """Build the book anew, as `make book` does, and return the folder of its pages."""
-    build = Path(sys.executable).with_name("jupyter-book"), "build", BOOK, "--all", "-q"
-    subprocess.run([*build, "--path-output", folder], check=True, capture_output=True)
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", BOOK, "--all", "-q"]
+    command += ["--path-output", folder.resolve()]
+    subprocess.run(command, cwd=BOOK, check=True, capture_output=True)  # _config.yml is read there
     return folder / "_build" / "html"
 
 
