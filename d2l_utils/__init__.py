@@ -66,6 +66,6 @@ def __getattr__(name):
     if name in (*earlier.__all__, *earlier._TENSORS):
         return getattr(earlier, name)
     raise AttributeError(
-        f"d2l_utils serves no {name!r}; if it is one of the book's names, the package d2l has it: "
-        "from d2l import torch"
+        f"d2l_utils serves no {name!r}, only chapters 2 to 8 of the book; if it is a later "
+        "chapter's, the package d2l has it: from d2l import torch; if an older edition's, d2l 0.17"
     )

@@ -101,7 +101,8 @@ def _stop(trainer, what, step):
     advice = "lower the learning rate, or clip the gradient"
     if trainer.train_batch_idx == 0:
         advice = "no weight has changed yet, so look at how they start, and at the loss itself"
-    if not all(map(_are_finite, chain(trainer.train_dataloader, trainer.val_dataloader or ()))):
+    batches = chain(trainer.train_dataloader, trainer.val_dataloader or ())
+    if not all(map(_are_finite, map(trainer.prepare_batch, batches))):
         advice = "the data are at fault: they hold nan or infinity"
     where = f"epoch {len(trainer.history) + 1}, step {step} of {trainer.num_train_batches}"
     raise FloatingPointError(f"{what} {where}; {advice}")

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, cast
 
@@ -50,7 +51,7 @@ class Trainer(HyperParameters):
 
     # For subclasses whose own __init__ sets none of these.
     num_gpus, gradient_clip_val, precision, seed, checkpoint = 0, 0, "float32", None, None
-    epoch = train_batch_idx = val_batch_idx = resumed_epochs = 0
+    epoch = train_batch_idx = val_batch_idx = resumed_epochs = _images = 0
     interrupted = _steps_per_epoch = False
     model = scheduler = _bar = _device = cast(Any, None)
 
@@ -168,7 +169,8 @@ class Trainer(HyperParameters):
         if any(nn.parameter.is_lazy(p) for p in model.parameters()):
             loader = self.val_dataloader if self.num_val_batches else self.train_dataloader
             model.eval()
-            with torch.no_grad():
+            # Where its own steps call it otherwise, the first of them gives it its weights.
+            with torch.no_grad(), suppress(TypeError):
                 model(*self.prepare_batch(next(iter(loader)))[:-1])
         if self.precision == "bfloat16":
             model.to(memory_format=torch.channels_last)
@@ -189,14 +191,13 @@ class Trainer(HyperParameters):
         agree(self.model, sources)
         self._means = Means()
         self.model.train()
-        start, images, losses = time.perf_counter(), 0, []
+        start, self._images, losses = time.perf_counter(), 0, []
         for batch in self.train_dataloader:
             losses.append(self.step(batch))
-            images += len(batch[-1])
             if self._bar is not None:
                 self._bar.update()
         checks.losses(self, losses, first_step=1)  # waits for a GPU, so the clock is right
-        seconds = time.perf_counter() - start
+        seconds, images = time.perf_counter() - start, self._images
         if self._steps_per_epoch:
             self.scheduler.step()
         if not self.history:
@@ -255,10 +256,12 @@ class Trainer(HyperParameters):
         self._means.samples = None
 
     def _take(self, batch):
+        batch = self.prepare_batch(batch)  # which may be a reader's, of whatever the data give
         checks.some(batch[-1], "image in a batch")
         samples, (batch, part) = len(batch[-1]), share(batch)
+        self._images += samples
         self._means.samples = round(samples * part)
-        return self.prepare_batch(batch), part
+        return batch, part
 
     def _autocast(self):
         low = self.precision != "float32"

@@ -266,6 +266,33 @@ class OwnEpoch(d2l.Trainer):
 class OwnFitAndEpoch(OwnFit, OwnEpoch): ...
 
 
+class OwnBatches(d2l.Trainer):
+    """Of data that give dicts."""
+
+    def __init__(self, max_epochs):
+        self.save_hyperparameters()
+
+    def prepare_data(self, data):
+        super().prepare_data(data)
+        for name in ("train_dataloader", "val_dataloader"):
+            batches = getattr(self, name)
+            setattr(self, name, Dicts(batches))
+
+    def prepare_batch(self, batch):
+        return batch["image"], batch["label"]
+
+
+class Dicts:
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        return ({"image": X, "label": y} for X, y in self.batches)
+
+
 class OwnDevice(d2l.Trainer):
     def __init__(self, max_epochs):
         super().__init__(max_epochs)
@@ -284,7 +311,8 @@ class Foreign(d2l.HyperParameters):
 
 
 @pytest.mark.parametrize(
-    "kind", [OwnInit, OwnFit, OwnPreparations, OwnEpoch, OwnFitAndEpoch, OwnDevice, Foreign]
+    "kind",
+    [OwnInit, OwnFit, OwnPreparations, OwnEpoch, OwnFitAndEpoch, OwnBatches, OwnDevice, Foreign],
 )
 def test_parts_can_be_replaced_one_by_one(kind):
     def run(kind):
@@ -304,3 +332,25 @@ def test_parts_can_be_replaced_one_by_one(kind):
     if kind not in (Foreign, OwnFitAndEpoch):
         for row, our_row in zip(trainer.history, ours.history, strict=True):
             assert [row[k] for k in HISTORY[:4]] == pytest.approx([our_row[k] for k in HISTORY[:4]])
+
+
+def test_steps_may_call_a_lazy_model_in_their_own_way():
+    class Weighted(Line):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Flatten(), nn.LazyLinear(2))
+
+        def training_step(self, batch):
+            weights, X, y = batch
+            return (self.loss(self(X), y, averaged=False) * weights).mean()
+
+        def validation_step(self, batch):
+            self.plot("acc", self.accuracy(self(batch[1]), batch[2]), train=False)
+
+    class Weights(Random):
+        def get_dataloader(self, train):
+            return self.get_tensorloader((torch.ones(len(self.y)), self.X, self.y), train)
+
+    trainer = d2l.Trainer(1)
+    trainer.fit(Weighted(), Weights())
+    assert {"train_loss", "val_acc"} <= set(trainer.history[0])
