@@ -126,6 +126,8 @@ class Module(nn.Module, HyperParameters):
             x = trainer.epoch + 1
             n = trainer.num_val_batches / self.plot_valid_per_epoch
         label = f"{'train' if train else 'val'}_{key}"
+        if isinstance(value, torch.Tensor):
+            value = value.detach()  # for a reader's own draw that plots it
         self.board.draw(x, value, label, every_n=max(1, int(n)))
 
     def training_step(self, batch):
