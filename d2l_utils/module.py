@@ -128,6 +128,8 @@ class Module(nn.Module, HyperParameters):
         label = f"{'train' if train else 'val'}_{key}"
         if isinstance(value, torch.Tensor):
             value = value.detach()  # for a reader's own draw that plots it
+        if not getattr(self.board, "xlabel", None):
+            self.board.xlabel = "epoch"
         self.board.draw(x, value, label, every_n=max(1, int(n)))
 
     def training_step(self, batch):
