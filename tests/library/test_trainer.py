@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from small import Line, Net, Random, equal, fit, stop_at, weights
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import d2l_utils as d2l
@@ -132,12 +133,14 @@ def test_a_board_may_be_missing_or_the_readers_own(board):
     class Board:
         def draw(self, x, y, label, every_n=1):
             points.append((label, float(x)))
+            torch.as_tensor(y).numpy()  # as Matplotlib does; it takes no gradient along
 
     model = Line()
     model.board = Board() if board else None
     fit(model, Random(n=8), 2)
     drawn = [[("train_loss", x - 1), ("val_loss", x), ("val_acc", x)] for x in (1, 2)]
     assert points == (sum(drawn, []) if board else [])
+    assert model.board is None or model.board.xlabel == "epoch"
 
 
 def test_a_model_may_report_more():
