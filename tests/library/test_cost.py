@@ -435,6 +435,8 @@ def test_saved_tensors_of_functional_operations_are_their_modules():
     rows = d2l.saved_tensors(net, (1, 2, 2))
     # The image, for the weight's gradient; the exponential, which is its own derivative.
     assert [(r.name, r.kind, r.bytes) for r in rows] == [("0", "Conv2d", 16), ("1", "Net", 16)]
+    net[1].run = lambda _, X: X[..., :1].sin()  # a part of a tensor keeps the whole of it
+    assert [r.bytes for r in d2l.saved_tensors(net, (1, 2, 2))] == [16, 16]
 
 
 # --- bad input --------------------------------------------------------------------------------

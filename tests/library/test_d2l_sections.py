@@ -49,6 +49,15 @@ def test_our_networks_are_those_of_the_sections():
     assert repr(d2l.VGG(d2l.VGG_NARROW).net) == vgg(d2l)
 
 
+def test_a_timer_keeps_its_times(monkeypatch):
+    clock = iter([0, 1, 2, 5])
+    monkeypatch.setattr("time.time", lambda: next(clock))
+    timer = d2l.Timer()
+    assert timer.stop() == 1
+    timer.start()
+    assert (timer.stop(), timer.sum(), timer.avg(), timer.cumsum()) == (3, 4, 2, [1, 4])
+
+
 def test_patches_are_undone():
     assert d2l.Trainer.fit_epoch.__module__ == "d2l_utils.trainer"
     assert d2l.Classifier.layer_summary.__module__ == "d2l_utils.module"
