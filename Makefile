@@ -21,7 +21,7 @@ NOTEBOOK ?= $(sort $(wildcard book/*.ipynb book/studies/*.ipynb))
 NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
     "metadata.language_info.version cell.metadata.execution"
 
-.PHONY: help book test test-all mutants bench lint lab notebooks normalised results data clean
+.PHONY: help book pdf test test-all mutants bench lint lab address notebooks normalised results data clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
@@ -31,6 +31,9 @@ help:
 # SITE and REPOSITORY, where given, reach book/_extensions/publish.py through the environment.
 book: $(INSTALLED)  ## build the pages, in _build/html
 	$(BIN)/jupyter-book build . -q
+
+pdf: $(INSTALLED)  ## print the whole book into _build/book.pdf; needs Chromium
+	$(BIN)/python book/pdf.py
 
 # The tests build the book too, with warnings as errors. Two workers share two cores, with
 # one thread each: more threads would wait for each other at every step.
@@ -60,7 +63,11 @@ lab: data  ## open the notebooks in JupyterLab
 	JUPYTER_CONFIG_PATH=.jupyter $(BIN)/jupyter lab --ServerApp.root_dir=book \
 	    --LabApp.default_url=/lab/tree/index.md $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
+address: $(INSTALLED)  ## have the exercise notebooks name the Repository of pyproject.toml
+	$(BIN)/python book/_extensions/exercises_alone.py
+
 notebooks: data  ## run all notebooks and store their outputs
+	$(BIN)/python book/_extensions/exercises_alone.py $(NOTEBOOK)
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	    --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.timeout=600 \
 	    --ExecutePreprocessor.record_timing=False $(NOTEBOOK)

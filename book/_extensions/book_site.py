@@ -67,6 +67,12 @@ def name_no_corner(app, doctree, docname):
             node.children = [nodes.Text(node.astext().replace("<th></th>", "<td></td>"))]
 
 
+def typeset_the_single_page(app):
+    """Sphinx looks for formulas in the first page alone, and there is no other."""
+    if app.builder.name == "singlehtml":
+        app.set_html_assets_policy("always")
+
+
 def prune_mathjax(app, exception):
     folder = Path(app.outdir) / "_static" / "mathjax"
     for path in sorted(folder.rglob("*"), reverse=True):
@@ -84,6 +90,7 @@ def write_not_found(app, exception):
 
 
 def setup(app):
+    app.connect("builder-inited", typeset_the_single_page)
     app.connect("html-page-context", describe)
     app.connect("html-page-context", add_state)
     app.connect("doctree-resolved", name_no_corner)

@@ -1,6 +1,7 @@
 """What a public book has: `make book SITE=https://… REPOSITORY=https://github.com/…` adds it.
 
-SITE is where the pages will stand, REPOSITORY where their sources do. Each works without the other.
+SITE is where the pages will stand, REPOSITORY where their sources do, else Repository in
+pyproject.toml. Each works without the other.
 """
 
 import html
@@ -9,6 +10,7 @@ import re
 from pathlib import Path
 
 from book_site import description
+from exercises_alone import ID, address, stored_address
 
 GITHUB = re.compile(r"https://github\.com/[\w.-]+/[\w.-]+")
 BUTTONS = {
@@ -26,7 +28,7 @@ BUTTONS = {
 
 def addresses():
     """Return site and repository, empty where they are not given, with no slash at the end."""
-    site, repository = (os.environ.get(k, "").rstrip("/") for k in ("SITE", "REPOSITORY"))
+    site, repository = os.environ.get("SITE", "").rstrip("/"), address()
     if site and not site.startswith(("https://", "http://")):
         raise ValueError(f"SITE is {site}; it must start with https://")
     if repository and not GITHUB.fullmatch(repository):
@@ -40,6 +42,16 @@ def configure(app, config):
         config.html_baseurl = f"{site}/"
     if repository:
         config.html_theme_options |= BUTTONS | {"repository_url": repository}
+
+
+def launch_what_runs(app, pagename, templatename, context, doctree):
+    """Colab opens a stored notebook alone: it must be one that says where the package is."""
+    path = Path(app.srcdir, f"{pagename}.ipynb")
+    if stored_address() and path.exists() and f'"{ID}"' in path.read_text("utf-8"):
+        return
+    for group in context.get("header_buttons", []):
+        if "buttons" in group:
+            group["buttons"] = [link for link in group["buttons"] if link.get("text") != "Colab"]
 
 
 def card(app, pagename):
@@ -81,5 +93,6 @@ def write_sitemap(app, exception):
 def setup(app):
     app.connect("config-inited", configure)
     app.connect("html-page-context", add_card)
+    app.connect("html-page-context", launch_what_runs, priority=900)  # after the theme's buttons
     app.connect("build-finished", write_sitemap)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

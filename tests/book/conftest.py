@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from test_html import HTML, ROOT, parse
+from test_notebooks import load
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = load("book/pdf.py").BROWSERS
 # Chromium asks its makers for updates and lists, which offline only costs time.
 QUIET = (
     "--no-sandbox",

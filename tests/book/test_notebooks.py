@@ -42,6 +42,7 @@ def load(name):
 
 differing_pictures = load("conftest.py").differing_pictures  # nbval calls it
 with_captions = load("book/captions.py").with_captions
+alone = load("book/_extensions/exercises_alone.py")
 
 
 def name_of(path):
@@ -187,7 +188,7 @@ def folds_hidden_code_in_jupyterlab_too(nb):
     return [
         f"cell {cell.execution_count} lacks 'jupyter': {{'source_hidden': true}}, or its tag"
         for cell in code_cells(nb)
-        if bool({"hide-input", "hide-cell"} & set(cell.metadata.get("tags", [])))
+        if bool({"hide-input", "hide-cell", "remove-cell"} & set(cell.metadata.get("tags", [])))
         != cell.metadata.get("jupyter", {}).get("source_hidden", False)
     ]
 
@@ -210,7 +211,15 @@ def shows_captions_outside_the_book_too(nb):
     return [] if shown == wanted else ["captions are not what book/captions.py writes"]
 
 
+def says_how_to_get_the_package(nb):
+    """An exercise may be opened by itself, as in Colab."""
+    if not alone.is_exercise(nb) or nb == alone.page_alone(nb, alone.stored_address()):
+        return []
+    return ["the cell that `make address` writes is another, or is not there"]
+
+
 GUARDS = [
+    says_how_to_get_the_package,
     was_run_from_top_to_bottom,
     has_the_kernel_of_all,
     stores_no_error,
@@ -254,7 +263,7 @@ def small_notebook():
     nb = new_notebook(metadata={"kernelspec": KERNEL})
     nb.cells = [
         new_markdown_cell(
-            "# Exercise 1.1\nThe table of [the paper](https://example.org/) has $1\\,000$ classes."
+            "# A study\nThe table of [the paper](https://example.org/) has $1\\,000$ classes."
         ),
         new_code_cell("print(512 * 7 * 7)", outputs=[stream("25088\n")]),
         new_code_cell("classes = 1_000", outputs=[shown(text_html="<td>3.14</td>")]),
@@ -285,6 +294,11 @@ def mystnb(**metadata):
     return lambda nb: nb.cells[3].update(metadata={"mystnb": PICTURE | metadata})
 
 
+def elsewhere(nb):
+    nb.cells[0].source = "# Exercise 1"
+    nb.cells.insert(1, alone.get_the_package("https://github.com/someone/else"))
+
+
 def marked(**metadata):
     return lambda nb: nb.cells[1].update(metadata=metadata)
 
@@ -292,6 +306,8 @@ def marked(**metadata):
 @pytest.mark.parametrize(
     ("guard", "spoil", "complaint"),
     [
+        (says_how_to_get_the_package, source("# Exercise 1"), "make address"),
+        (says_how_to_get_the_package, elsewhere, "make address"),
         (was_run_from_top_to_bottom, lambda nb: nb.cells[1].update(execution_count=None), "None"),
         (was_run_from_top_to_bottom, lambda nb: nb.cells[1].update(execution_count=7), "7, 2, 3"),
         (has_the_kernel_of_all, lambda nb: nb.metadata.pop("kernelspec"), "None"),

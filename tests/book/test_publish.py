@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
 from test_html import ROOT, parse
 
 SITE, REPOSITORY = "https://someone.github.io/vgg", "https://github.com/someone/vgg"
 SITEMAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
-TOC = "format: jb-book\nroot: book/index\nchapters:\n  - file: book/parameters\n"
+PAGES = ("index", "parameters", "explorer")
+TOC = "format: jb-book\nroot: book/index\nchapters:\n"
+TOC += "".join(f"  - file: book/{name}\n" for name in PAGES[1:])
 INDEX = "# A first page\n\nOne picture.\n\n![Parameters](cards/parameters.png)\n"
 
 
@@ -24,22 +27,26 @@ def build(folder, **addresses):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A book with two pages and all of the real one's settings."""
+    """A book with three pages and all of the real one's settings, whose notebooks name it."""
     folder = tmp_path_factory.mktemp("public")
     for name in ("_config.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     for name in ("_extensions", "_static", "_templates", "cards"):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name)
-    for name in ("parameters.ipynb", "references.bib"):
+    for name in ("parameters.ipynb", "explorer.ipynb", "references.bib"):
         shutil.copy(ROOT / "book" / name, folder / "book")
     (folder / "book/index.md").write_text(INDEX)
     (folder / "_toc.yml").write_text(TOC)
+    settings = (folder / "pyproject.toml").read_text("utf-8")
+    urls = f'[project.urls]\nRepository = "{REPOSITORY}"'
+    (folder / "pyproject.toml").write_text(settings.replace("[project.urls]", urls), "utf-8")
+    subprocess.run([sys.executable, folder / "book/_extensions/exercises_alone.py"], check=True)
     return folder
 
 
 @pytest.fixture(scope="module")
 def html(folder):
-    built = build(folder, SITE=f"{SITE}/", REPOSITORY=REPOSITORY)
+    built = build(folder, SITE=f"{SITE}/")
     assert built.returncode == 0, built.stdout + built.stderr
     return folder / "_build/html"
 
@@ -52,6 +59,12 @@ def test_a_notebook_has_its_buttons(html):
     binder = "https://mybinder.org/v2/gh/someone/vgg/main?urlpath=lab/tree/book/parameters.ipynb"
     assert {binder, REPOSITORY, f"{REPOSITORY}/edit/main/book/parameters.ipynb"} <= links
     assert any(link.startswith(f"{REPOSITORY}/issues/new") for link in links)
+
+
+def test_colab_opens_only_what_says_where_the_package_is(html):
+    links = [tag["href"] for tag in parse(html / "book/explorer.html")("a", href=True)]
+    assert any("mybinder" in link for link in links)
+    assert not any("colab" in link for link in links)
 
 
 def test_a_page_without_code_has_nothing_to_launch(html):
@@ -70,14 +83,16 @@ def test_a_page_says_where_it_stands_and_what_to_show_of_it(html):
 
 
 def test_a_notebook_to_download_says_where_the_package_is(html):
-    for place in ("_sources/book", "_static/exercises"):
-        text = (html / place / "parameters.ipynb").read_text("utf-8")
-        assert f"pip install 'd2l_utils[notebook] @ git+{REPOSITORY}'" in text
+    for place in ("_sources/book", "_static/exercises", "../../book"):
+        cells = nbformat.read(html / place / "parameters.ipynb", as_version=4).cells
+        command = f'pip install "d2l_utils[notebook] @ git+{REPOSITORY}"'
+        assert any(command in cell.source for cell in cells), place
+    assert "find_spec" not in parse(html / "book/parameters.html").main.text
 
 
 def test_the_sitemap_lists_every_page(html):
     urls = {tag.text for tag in ElementTree.parse(html / "sitemap.xml").iter(f"{{{SITEMAP}}}loc")}
-    assert urls == {f"{SITE}/book/{name}.html" for name in ("index", "parameters")}
+    assert urls == {f"{SITE}/book/{name}.html" for name in PAGES}
     assert [tag["href"] for tag in parse(html / "404.html")("a")] == [f"{SITE}/"]
 
 
