@@ -26,7 +26,7 @@ NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
 	@echo "Options: make book CPU=1 takes PyTorch without CUDA; make notebooks NOTEBOOK=book/flops.ipynb runs one."
-	@echo "To publish: make book SITE=https://... REPOSITORY=https://github.com/OWNER/NAME"
+	@echo "To publish: make book SITE=https://... REPOSITORY=https://github.com/OWNER/NAME; see README.md"
 
 # SITE and REPOSITORY, where given, reach book/_extensions/publish.py through the environment.
 book: $(INSTALLED)  ## build the pages, in _build/html
