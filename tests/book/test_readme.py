@@ -38,9 +38,10 @@ def copy(tmp_path):
 
 
 def lend_packages(venv):
-    """Has a new environment find the packages of this one, and four of its commands."""
+    """Has a new environment find the packages of this one, before its own, and four commands."""
     site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
-    (venv / site / "lent.pth").write_text(sysconfig.get_path("purelib"))
+    lent = sysconfig.get_path("purelib")
+    (venv / site / "lent.pth").write_text(f"import sys; sys.path.insert(0, {lent!r})")
     for name in SCRIPTS:
         _, rest = Path(sys.executable).with_name(name).read_text().split("\n", 1)
         script = venv / "bin" / name
