@@ -1,0 +1,137 @@
+"""Plants faults in the packages and counts how many the tests notice: `make mutants`.
+
+Cosmic Ray's operators change one place of one module, in a copy of the repository, and the tests
+of that module run. The same seed plants the same faults. A survivor that changes nothing that a
+reader or a run could notice stands in `mutate_code.toml`, with the reason.
+"""
+
+import argparse
+import ast
+import contextlib
+import difflib
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import tomllib
+from collections import Counter
+from pathlib import Path
+
+import cosmic_ray.plugins
+import pytest
+import torch  # noqa: F401 (here once, so that no fork has to import it)
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+
+ROOT = Path(__file__).parents[1]
+CONFIG = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+NOT_COPIED = shutil.ignore_patterns(".git", ".venv", "_build", "data", "checkpoints", "__pycache__")
+SOURCES = "d2l_*/*.py"
+NAMES = [name for name in cosmic_ray.plugins.operator_names() if re.search(CONFIG["use"], name)]
+OPERATORS = [cosmic_ray.plugins.get_operator(name)() for name in NAMES]
+
+
+def tests_of(module):
+    """Returns what pytest is to run: the module's examples, and tests of its name or as listed."""
+    package, name = module.removesuffix(".py").split("/")
+    names = CONFIG["tests"].get(module, [name])
+    folder = {"d2l_utils": "library", "d2l_lab": "lab"}[package]
+    files = [f"tests/{folder}/test_{name}.py" for name in names]
+    if missing := [file for file in files if not (ROOT / file).exists()]:
+        sys.exit(f"{missing[0]} is not there; name the tests of {module} in mutate_code.toml")
+    return ["--doctest-modules", module, *files]
+
+
+def faults(module, count):
+    """Yields (what was changed, code with the fault), one for each of `count` places at random."""
+    source = (ROOT / module).read_text(encoding="utf-8")
+    places, rng = {}, random.Random(f"{CONFIG['seed']} {module}")
+    for operator in OPERATORS:
+        nodes = ast_nodes(get_ast(source))
+        found = (place for node in nodes for place in operator.mutation_positions(node))
+        for number, place in enumerate(found):
+            places.setdefault(place, []).append((operator, number))
+    drawn = 0
+    for place in rng.sample(sorted(places), len(places)):
+        code = mutate_code(source, *rng.choice(places[place]))
+        if drawn < count and compiles(code):
+            drawn += 1
+            lines = [*difflib.ndiff(source.splitlines(), code.splitlines())]
+            was, now = (" ".join(x[2:].strip() for x in lines if x[0] == sign) for sign in "-+")
+            yield f"{module}:{place[0][0]}: {was} → {now}", code
+
+
+def compiles(code):
+    with contextlib.suppress(SyntaxError):
+        return ast.parse(code)
+
+
+def outcome(copy, tests, limit):
+    """Runs tests in a fork, which has torch already: did they let a fault survive, or kill it?"""
+    started, child = time.monotonic(), os.fork()
+    if not child:
+        os.setsid()
+        os.chdir(copy)
+        sys.path[0] = os.environ["PYTHONPATH"] = str(copy)
+        log = os.open("tests.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1), os.dup2(log, 2)
+        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    while not (ended := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
+        if time.monotonic() - started > limit:
+            break
+        time.sleep(0.05)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # a test that hangs, and what outlives its test
+    status = os.waitpid(child, 0)[1]
+    return "timed out" if not ended else "killed" if status else "survived"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "modules", nargs="*", help="such as d2l_utils/cost.py; all if none is named"
+    )
+    parser.add_argument("--count", type=int, default=5, help="faults to plant in each module")
+    parser.add_argument("--record", type=Path, default=Path(os.devnull), help="to go on from")
+    options = parser.parse_args()
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    modules = options.modules or [f"{m.parent.name}/{m.name}" for m in sorted(ROOT.glob(SOURCES))]
+    before = options.record.read_text().splitlines() if options.record.exists() else []
+    equivalent = {change for part in CONFIG["equivalent"].values() for change in part}
+    counts = Counter()
+    with tempfile.TemporaryDirectory() as folder, options.record.open("a", buffering=1) as record:
+        copy = Path(folder) / "copy"
+        shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
+        if (ROOT / "data").exists():
+            (copy / "data").symlink_to(ROOT / "data")
+        for module in modules:
+            if not (planted := [*faults(module, options.count)]):
+                continue
+            tests, started = tests_of(module), time.monotonic()
+            if outcome(copy, tests, limit=600) != "survived":
+                sys.exit(
+                    f"{module}: its tests fail as they are\n{(copy / 'tests.log').read_text()}"
+                )
+            limit = 30 + 4 * (time.monotonic() - started)
+            right = (copy / module).read_text(encoding="utf-8")
+            for change, code in planted:
+                verdict = "killed"
+                if f"killed {change}" not in before:
+                    (copy / module).write_text(code, encoding="utf-8")
+                    verdict = outcome(copy, tests, limit)
+                    if verdict == "survived" and change.split(": ", 1)[1] in equivalent:
+                        verdict = "equivalent"
+                    print(verdict, change, file=record)
+                counts[verdict] += 1
+                if verdict == "survived":
+                    print(verdict, change, flush=True)
+            (copy / module).write_text(right, encoding="utf-8")
+    print(", ".join(f"{number} {verdict}" for verdict, number in counts.items()))
+
+
+if __name__ == "__main__":
+    main()
