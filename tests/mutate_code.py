@@ -22,8 +22,10 @@ from collections import Counter
 from pathlib import Path
 
 import cosmic_ray.plugins
+import hypothesis  # noqa: F401 (this and others are here so that no fork has to import them)
+import nbformat  # noqa: F401
 import pytest
-import torch  # noqa: F401 (here once, so that no fork has to import it)
+import torch  # noqa: F401
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
@@ -71,15 +73,20 @@ def compiles(code):
 
 
 def outcome(copy, tests, limit):
-    """Runs tests in a fork, which has torch already: did they let a fault survive, or kill it?"""
+    """Runs tests in a fork, which has torch imported: did they let a fault survive, or kill it?"""
     started, child = time.monotonic(), os.fork()
     if not child:
-        os.setsid()
-        os.chdir(copy)
-        sys.path[0] = os.environ["PYTHONPATH"] = str(copy)
-        log = os.open("tests.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(log, 1), os.dup2(log, 2)
-        os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+        status = 1
+        try:
+            os.setsid()
+            os.chdir(copy)
+            sys.path[0] = os.environ["PYTHONPATH"] = str(copy)
+            log = os.open("tests.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1), os.dup2(log, 2)
+            options = ["-x", "-q", "-p", "no:cacheprovider", "-W", "ignore:Module already imported"]
+            status = pytest.main([*options, *tests])
+        finally:
+            os._exit(status)
     while not (ended := os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
         if time.monotonic() - started > limit:
             break
