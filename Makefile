@@ -45,8 +45,9 @@ test: data lint  ## check what must hold, in some minutes
 test-all: test  ## check the rest too: all replays, all notebooks in JupyterLab
 	$(PYTEST) -m slow
 
-mutants: data  ## plant wrong numbers in the pages and see whether the checks notice
+mutants: data  ## plant wrong numbers in the pages and faults in the code; see what no check notices
 	$(BIN)/python tests/book/mutate_pages.py
+	$(BIN)/python tests/mutate_code.py
 
 # d2l names versions of its own of what it needs; here it runs on those of the book.
 bench: data  ## time this package beside d2l and others; let the machine rest meanwhile
