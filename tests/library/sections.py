@@ -275,8 +275,8 @@ def fashion_mnist(d2l):
 
 
 def learns(d2l, model):
-    data = few(d2l.FashionMNIST(batch_size=64), 1500)
-    train(d2l, model, data, epochs=2)
+    data = few(d2l.FashionMNIST(batch_size=32), 1500)
+    train(d2l, model, data, epochs=3)
     assert model.board.data["val_acc"][-1].y > 0.65
     return data
 
