@@ -63,6 +63,9 @@ def runs_of(grid: Grid, results: Path, checkpoints: Path) -> Iterator[Run]:
 
 def _train(options) -> int:
     runs = _chosen_runs(options)
+    if not options.list:
+        for run in {run.grid.name: run for run in runs}.values():
+            run.tidy()
     missing = [] if options.list else [run for run in runs if not run.record.exists()]
     if missing and options.ray is not None:
         train_on_ray(missing, options.ray, options.cores, options.precision)

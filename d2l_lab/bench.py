@@ -204,5 +204,5 @@ def run(options: argparse.Namespace) -> int:
     record = measure(QUICK if options.quick else Plan())
     if path:
         write_json(path, record)
-        note(path)
+        note({path: path.read_bytes()})
     return int(any(statistics.median(row["ratios"]) < row["bar"] for row in record["rows"]))

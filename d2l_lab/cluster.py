@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from d2l_lab.records import note
+from d2l_lab.records import locked, note
 from d2l_lab.run import Run
 from d2l_utils.files import atomic_write
 
@@ -50,8 +50,9 @@ def train_on_ray(runs: list[Run], address: str, cores: int, precision: str | Non
             for result in ray.wait(list(at_work), timeout=1)[0]:
                 run = at_work.pop(result)
                 try:
-                    _write(ray.get(result))
-                    note(run.record, run.predictions)
+                    files = ray.get(result)
+                    note({file: files[file] for file in (run.record, run.predictions)})
+                    _write(run, files)
                 except ray.exceptions.RayError as error:
                     print(f"  failed: {run}: {str(error).strip().splitlines()[-1]}", flush=True)
             names = {str(run) for run in at_work.values()}
@@ -82,8 +83,8 @@ def _task(run: Run, precision, cores, started, *given) -> dict[Path, bytes]:
     os.environ["TQDM_DISABLE"] = "1"  # nobody looks at a worker's progress bar
     torch.set_num_threads(cores)
     started.add.remote(str(run))
-    for files in given:
-        _write(files)
+    for source, files in zip(run.sources, given, strict=True):
+        _write(source, files)
     with run.reserved():
         if not run.record.exists():
             run.execute(precision)
@@ -95,9 +96,11 @@ def _files(run: Run) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in files if file.exists()}
 
 
-def _write(files: dict[Path, bytes]):
+def _write(run: Run, files: dict[Path, bytes]):
     """Write what is not here yet; on shared storage it is. The record comes last."""
-    for path, content in files.items():
-        if not path.exists():
-            with atomic_write(path) as part:
-                part.write_bytes(content)
+    with locked(run.record.with_suffix(".lock")):
+        recorded = run.record.exists()  # else what is here is of an attempt that was lost
+        for path, content in files.items():
+            if not (recorded and path.exists()):
+                with atomic_write(path) as part:
+                    part.write_bytes(content)

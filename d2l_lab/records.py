@@ -3,13 +3,14 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from math import comb
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from d2l_utils.files import atomic_write
 
@@ -20,6 +21,7 @@ __all__ = [
     "locked",
     "mcnemar",
     "note",
+    "tidy",
     "write_json",
 ]
 
@@ -84,17 +86,32 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
                 path.unlink()
 
 
+def tidy(folder: Path, locks: Path) -> None:
+    """Remove what killed processes have left of runs and manifests in a folder.
+
+    Whoever writes a file holds the lock of its run or manifest, in the folder `locks`, and the
+    system frees that when the process ends. So what lies under a lock that is free is left over.
+    """
+    for left in (*folder.glob("*.part"), *folder.glob("*.lock")):
+        if owner := re.match(rf".*-seed\d+(?=\.)|{MANIFEST}(?=\.)", left.name):
+            with suppress(OSError, Timeout), locked(locks / f"{owner[0]}.lock", timeout=0):
+                left.unlink(missing_ok=True)
+
+
 # --- the manifest -------------------------------------------------------------------------------
 
 
-def note(*files: Path) -> None:
-    """Note the digests of files, each in `<results>/<grid>`, if the results have a manifest."""
-    for file in files:
+def note(files: dict[Path, bytes]) -> None:
+    """Note the digests of what files in `<results>/<grid>` hold, if the results have a manifest.
+
+    Noted before it is written, a file is never there without its digest, whenever this is killed.
+    """
+    for file, content in files.items():
         results = file.resolve().parents[1]
         if (results / MANIFEST).exists():
             with locked(results / f"{MANIFEST}.lock"):
                 name = file.resolve().relative_to(results).as_posix()
-                _write(results, _noted(results) | {name: _digest(file)})
+                _write(results, _noted(results) | {name: _digest(content)})
 
 
 def differences(results: Path, *, mend: bool = False) -> list[str]:
@@ -104,10 +121,10 @@ def differences(results: Path, *, mend: bool = False) -> list[str]:
     """
     noted, there = _noted(results), _files(results)
     new, gone = there.keys() - noted.keys(), noted.keys() - there.keys()
-    changed = [n for n in there.keys() & noted.keys() if _digest(there[n]) != noted[n]]
+    changed = [n for n in there.keys() & noted.keys() if _digest(there[n].read_bytes()) != noted[n]]
     if mend:
         kept = {name: noted[name] for name in noted.keys() - gone}
-        _write(results, kept | {name: _digest(there[name]) for name in new})
+        _write(results, kept | {name: _digest(there[name].read_bytes()) for name in new})
     kinds = (("changed", changed), ("new", new), ("gone", gone))
     return [f"{kind}: {name}" for kind, names in kinds for name in sorted(names)]
 
@@ -117,8 +134,8 @@ def _files(results: Path) -> dict[str, Path]:
     return {file.relative_to(results).as_posix(): file for file in files}
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _noted(results: Path) -> dict[str, str]:

@@ -25,7 +25,7 @@ import torch
 from d2l_lab.grid import Config, Grid, transformed
 from d2l_lab.machine import hardware, versions
 from d2l_lab.recipe import RecipeVGG
-from d2l_lab.records import locked, note, write_json
+from d2l_lab.records import locked, note, tidy, write_json
 from d2l_utils.checkpoint import differences, flat, read_saved
 from d2l_utils.cost import layer_costs
 from d2l_utils.data import FashionMNIST
@@ -91,18 +91,23 @@ class Run:
         """Return the run of another variant with the same seed."""
         return dataclasses.replace(self, variant=variant)
 
+    def tidy(self) -> None:
+        """Remove what processes that were killed have left of any run in this run's folders."""
+        tidy(self.results, self.results)
+        for folder in (self.record.parent, self.checkpoint.parent):
+            tidy(folder, self.record.parent)
+
     @contextmanager
     def reserved(self) -> Iterator[None]:
-        """Keep other processes from this run, and tidy what one that was killed has left.
+        """Keep other processes from this run.
 
         Raises:
             filelock.Timeout: if another process is at it.
             OSError: if the folder of the records cannot be written to.
         """
-        with locked(self.record.with_suffix(".lock"), timeout=0):
-            for folder in (self.record.parent, self.checkpoint.parent):
-                for part in folder.glob(f"{self.record.stem}.*.part"):
-                    part.unlink()
+        self.tidy()  # also of a process that was killed while this one waited for it
+        # A second's patience: another process may be tidying.
+        with locked(self.record.with_suffix(".lock"), timeout=1):
             yield
 
     def prepare(self) -> tuple[RecipeVGG, FashionMNIST]:
@@ -236,13 +241,14 @@ class Run:
     def _put_in_place(self):
         """Make a record of what stands in the checkpoint's place, so that never both are there."""
         self.record.parent.mkdir(parents=True, exist_ok=True)
+        contents = {self.record: self.checkpoint, self.predictions: self.predictions}
+        note({file: content.read_bytes() for file, content in contents.items()})
         try:
             os.replace(self.checkpoint, self.record)
         except OSError:  # it lies on another file system
             with atomic_write(self.record) as part:
                 shutil.copyfile(self.checkpoint, part)
             self.checkpoint.unlink()
-        note(self.record, self.predictions)
 
     def _keep_weights(self, model):
         others = self.grid.variants.values()

@@ -354,7 +354,7 @@ def run(options: argparse.Namespace) -> int:
         kept = "-memory-kept" if options.keep_memory else ""
         path = options.results / f"{file_name(record['hardware'], device)}{kept}.json"
         write_json(path, record)
-        note(path)
+        note({path: path.read_bytes()})
         print(path)
     return 0
 

@@ -106,7 +106,7 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.grid} has no {options.variant} with seed {options.seed}")
     folders = options.results or results, options.checkpoints or checkpoints
     export(Run(grid, options.variant, options.seed, *folders), options.file)
-    note(options.file)
+    note({options.file: options.file.read_bytes()})
     card, size = load_card(options.file), options.file.stat().st_size
     params, accuracy = card["network"]["params"], card["final"]["val_acc"]
     print(f"{options.file}: {params:,} parameters, {size:,} bytes, accuracy {accuracy:.4f}")

@@ -1,5 +1,6 @@
 """A run in a file: its state, the settings that must match to resume, its random generators."""
 
+import glob
 import json
 import os
 import zipfile
@@ -43,8 +44,13 @@ def resume(trainer) -> None:
     trainer.settings = fingerprint(trainer)
     path = Path(trainer.checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        return
+    if path.exists():
+        _go_on(trainer, path)
+    if processes()[0] == 0 and trainer.epoch < trainer.max_epochs:
+        _check_folder(path)
+
+
+def _go_on(trainer, path):
     state = read_saved(path)
     if not isinstance(state, dict) or "settings" not in state:
         wrong = "is no checkpoint of this trainer"
@@ -55,6 +61,14 @@ def resume(trainer) -> None:
     else:
         return _restore(trainer, state)
     raise ValueError(f"{path} {wrong}; delete it to start anew, or give another checkpoint file")
+
+
+def _check_folder(path):
+    """Check that a checkpoint can be written, and remove what killed processes left of it."""
+    if not os.access(path.parent, os.W_OK):  # else it would fail late, after the first epoch
+        raise PermissionError(f"no permission to write {path.name} to the folder {path.parent}")
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def _restore(trainer, state):

@@ -75,6 +75,6 @@ def test_what_a_run_leaves_travels_whole_and_overwrites_nothing(write):
     assert list(files) == [run.predictions, run.weights, run.record]
     run.weights.unlink()
     run.record.write_bytes(b"another")
-    cluster._write(files)
+    cluster._write(run, files)
     assert run.weights.read_bytes() == files[run.weights]
     assert run.record.read_bytes() == b"another"

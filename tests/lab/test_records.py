@@ -245,7 +245,8 @@ def test_the_manifest_is_one_that_sha256sum_reads(tmp_path):
     (tmp_path / MANIFEST).touch()
     for number in range(2):
         write_json(tmp_path / "grid" / f"{number}.json", number)
-        note(tmp_path / "grid" / f"{number}.json")
+        file = tmp_path / "grid" / f"{number}.json"
+        note({file: file.read_bytes()})
     lines = (tmp_path / MANIFEST).read_text(encoding="utf-8").splitlines()
     assert lines[1].endswith("  grid/1.json") and len(lines) == 2
     write_json(tmp_path / "grid" / "new.json", 2)
