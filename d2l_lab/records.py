@@ -104,7 +104,7 @@ def tidy(folder: Path, locks: Path) -> None:
 def note(files: dict[Path, bytes]) -> None:
     """Note the digests of what files in `<results>/<grid>` hold, if the results have a manifest.
 
-    Noted before it is written, a file is never there without its digest, whenever this is killed.
+    Noted before it is in place, a record is never without its digest, whenever this is killed.
     """
     for file, content in files.items():
         results = file.resolve().parents[1]

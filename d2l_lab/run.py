@@ -26,7 +26,7 @@ from d2l_lab.grid import Config, Grid, transformed
 from d2l_lab.machine import hardware, versions
 from d2l_lab.recipe import RecipeVGG
 from d2l_lab.records import locked, note, tidy, write_json
-from d2l_utils.checkpoint import differences, flat, read_saved
+from d2l_utils.checkpoint import differences, flat, read_saved, save
 from d2l_utils.cost import layer_costs
 from d2l_utils.data import FashionMNIST
 from d2l_utils.device import fast_precision, try_gpu
@@ -254,8 +254,7 @@ class Run:
         others = self.grid.variants.values()
         worth_shipping = self.config.head == "gap"  # small enough to be kept
         if worth_shipping or any(self.variant in c.sources for c in others):
-            with atomic_write(self.weights) as part:
-                torch.save(model.state_dict(), part)
+            save(model.state_dict(), self.weights)
 
     @torch.no_grad()
     def _keep_predictions(self, model, data, trainer):

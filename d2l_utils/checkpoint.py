@@ -14,7 +14,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from d2l_utils.distributed import processes
 from d2l_utils.files import atomic_write
 
-__all__ = ["differences", "fingerprint", "flat", "read_saved", "resume", "save_checkpoint"]
+__all__ = ["differences", "fingerprint", "flat", "read_saved", "resume", "save", "save_checkpoint"]
 
 PROGRESS = ("epoch", "history", "first_losses", "train_batch_idx", "val_batch_idx")
 
@@ -31,14 +31,19 @@ def save_checkpoint(trainer) -> None:
         "scheduler": trainer.scheduler and trainer.scheduler.state_dict(),
         "random": {name: source.get_state() for name, source in generators(trainer).items()},
     }
-    with atomic_write(Path(trainer.checkpoint)) as part:
-        torch.save(state, part)
+    save(state, Path(trainer.checkpoint))
+
+
+def save(state: dict, path: Path) -> None:
+    """Write with `torch.save`, whole or not at all."""
+    with atomic_write(path) as part, part.open("wb") as file:  # given a name, torch hides why not
+        torch.save(state, file)
 
 
 def resume(trainer) -> None:
     """Note the settings of a trainer that starts; go on from its checkpoint if that is there.
 
-    What `Trainer.fit` raises for a checkpoint, but for one that cannot be written, is raised here.
+    What `Trainer.fit` raises for a checkpoint is raised here, but for a write that fails.
     """
     _check_nothing_is_lost(trainer)
     trainer.settings = fingerprint(trainer)

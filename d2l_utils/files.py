@@ -29,9 +29,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         yield part
         os.replace(part, path)
-    except (OSError, RuntimeError) as error:  # RuntimeError is what torch makes of a full disk
-        number = getattr(error, "errno", None) or errno.EIO
-        why = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    except (OSError, RuntimeError) as error:
+        # torch raises a RuntimeError of its own where a file refuses what it writes.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        number = getattr(cause, "errno", None) or errno.EIO
+        why = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
         room = f"its disk has {shutil.disk_usage(path.parent).free / 2**20:,.0f} MiB left"
         raise OSError(number, f"{why}; {room}", str(path)) from error
     finally:

@@ -24,8 +24,9 @@ class Nursery:
 
     A child is a dict: `arguments` of the command, and any of `kill_at` (number of a rename, and
     "before" or "after" it), `pause` (seconds between that rename and the kill), `kill_after`
-    (seconds), `largest_file` (bytes; more is refused, as by a full disk), `memory` (bytes more than
-    it has), `unprivileged` (permissions hold, for root too), `environment`, `wait_for` (a file).
+    (seconds), `full_after` (renames, after which no file can be written to), `memory` (bytes more
+    than it has), `unprivileged` (permissions hold, for root too), `environment`, and `wait_for` (a
+    file).
     """
 
     def __enter__(self):
@@ -47,7 +48,7 @@ def start(child, output):
         return pid
     status = 99
     try:
-        with open(output, "w", encoding="utf-8") as file:  # in memory: no limit is for it
+        with open(output, "w", encoding="utf-8") as file:
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 status = suffer(**child)
     finally:
@@ -59,7 +60,7 @@ def suffer(
     kill_at=None,
     pause=0,
     kill_after=None,
-    largest_file=None,
+    full_after=None,
     memory=None,
     unprivileged=False,
     environment=None,
@@ -79,16 +80,33 @@ def suffer(
         pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[0])
         limit = pages * resource.getpagesize() + memory
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    said = io.StringIO()  # a file could not be written where none may grow
+    said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        if largest_file is not None:
-            hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
+        if full_after is not None:
+            fill_the_disk(full_after)
         status = main(arguments)
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    room_in_files(-1)
     print(said.getvalue(), end="")
     return status
+
+
+def fill_the_disk(renames):
+    if renames == 0:
+        return room_in_files(0)
+    replace, calls = os.replace, []
+
+    def filling(*paths):
+        replace(*paths)
+        calls.append(paths)
+        if len(calls) == renames:
+            room_in_files(0)
+
+    os.replace = filling
+
+
+def room_in_files(size):
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
 
 
 def die_at_a_rename(number, when, pause):
@@ -141,7 +159,7 @@ def serve(request):
 
 if __name__ == "__main__":
     import torch
-    from torch.utils import flop_counter  # noqa: F401  # what is imported here need not be there
+    import torch._dynamo  # SGD imports it; half imported for want of room, it gives a false reason
 
     from d2l_lab.__main__ import main
     from d2l_utils import data, fashion_mnist_files

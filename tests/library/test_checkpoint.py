@@ -175,8 +175,8 @@ def test_another_file_of_torch_is_no_checkpoint(path):
 
 
 def test_a_checkpoint_is_written_whole_or_not_at_all(path, monkeypatch):
-    def breaks(state, part):
-        part.write_bytes(b"half of it")
+    def breaks(state, file):
+        file.write(b"half of it")
         raise KeyboardInterrupt
 
     save_run(path)
@@ -204,7 +204,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(path, request):
     content = path.read_bytes()
     assert len(content) > 8192
     request.getfixturevalue("full_disk")
-    with pytest.raises(OSError, match=r"disk has .* MiB left.*run\.pt"):
+    with pytest.raises(OSError, match=r"File too large; its disk has .* MiB left.*run\.pt"):
         save_run(path, epochs=3)
     assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["run.pt"]
@@ -301,3 +301,21 @@ def test_a_state_that_a_checkpoint_would_lose_is_refused(path, model, culprit):
     with pytest.raises(TypeError, match=f"{culprit} cannot be kept in a checkpoint"):
         save_run(path, model)
     assert not path.exists()
+
+
+def test_what_a_killed_process_left_of_a_checkpoint_is_removed(tmp_path):
+    left, others = tmp_path / "run[1].pt.123.part", tmp_path / "run1.pt.123.part"
+    for part in (left, others):
+        part.touch()
+    save_run(tmp_path / "run[1].pt")
+    assert sorted(os.listdir(tmp_path)) == ["run1.pt.123.part", "run[1].pt"]
+
+
+def test_a_folder_that_takes_no_checkpoint_is_refused_before_training(tmp_path, monkeypatch):
+    """Here the system is made to say so; the laboratory's tests have it do so."""
+    path = tmp_path / "run.pt"
+    save_run(path)
+    monkeypatch.setattr(os, "access", lambda folder, mode: folder != tmp_path)
+    save_run(path)  # finished: nothing is to be written
+    with pytest.raises(PermissionError, match=rf"permission to write run\.pt to .*{tmp_path}"):
+        save_run(path, lambda: stop_at(Net(), 0, AssertionError()), epochs=3)
