@@ -21,10 +21,11 @@ NOTEBOOK ?= $(sort $(wildcard book/*.ipynb book/studies/*.ipynb))
 NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys \
     "metadata.language_info.version cell.metadata.execution"
 
-.PHONY: help book pdf test test-all mutants bench lint lab address notebooks normalised results data clean
+.PHONY: help book pdf test test-all test-versions mutants bench lint lab address notebooks normalised \
+    results constraints data clean
 
 help:
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 21
 	@echo "Options: make book CPU=1 takes PyTorch without CUDA; make notebooks NOTEBOOK=book/flops.ipynb runs one."
 	@echo "To publish: make book SITE=https://... REPOSITORY=https://github.com/OWNER/NAME; see README.md"
 
@@ -45,7 +46,8 @@ test: data lint  ## check what must hold, in some minutes
 test-all: test  ## check the rest too: all replays, all notebooks in JupyterLab
 	$(PYTEST) -m slow
 
-mutants: data  ## plant wrong numbers in the pages and faults in the code; see what no check notices
+.PHONY: mutants: data ## plant wrong numbers in the pages and faults in \
+    the code; see what no check notices test-versions constraints
 	$(BIN)/python tests/book/mutate_pages.py
 	$(BIN)/python tests/mutate_code.py
 
@@ -82,14 +84,23 @@ normalised: $(INSTALLED)
 results: data  ## train what book/results lacks
 	$(BIN)/python -m d2l_lab train $(wildcard book/experiments/*.toml)
 
+# In an environment that has nothing else, and so without what was installed beside it.
+constraints: | $(BIN)/python  ## note the versions of all packages that requirements.txt brings now
+	rm -rf $(VENV)/fresh
+	$(BIN)/python -m venv $(VENV)/fresh
+	$(VENV)/fresh/bin/python -m pip install -q -r requirements.txt
+	sed -i '/==/d' constraints.txt
+	$(VENV)/fresh/bin/python -m pip list --format freeze --exclude pip | tr A-Z_ a-z- | sed 's/+[a-z0-9]*$$//' >> constraints.txt
+	rm -rf $(VENV)/fresh
+
 data: $(INSTALLED)
 	@$(BIN)/python -m d2l_utils
 
-$(INSTALLED): requirements.txt pyproject.toml | $(BIN)/python
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once; this takes some minutes."
 	@test -z "$(CPU)" || $(BIN)/python -m pip install -q $(TORCH) --index-url $(CPU_WHEELS) \
 	    || echo "$(CPU_WHEELS) cannot be reached; PyTorch with CUDA is taken from PyPI."
-	$(BIN)/python -m pip install -q -r requirements.txt -e .
+	$(BIN)/python -m pip install -q -r requirements.txt -c constraints.txt -e .
 	touch $@
 
 $(BIN)/python:

@@ -39,7 +39,7 @@ def copy(tmp_path_factory):
 @pytest.fixture(scope="module")
 def lab(copy, browser):
     """Runs `make lab` on a copy of the book, with a home of its own; returns its address."""
-    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+    for name in ("Makefile", "requirements.txt", "constraints.txt", "pyproject.toml"):
         shutil.copy(ROOT / name, copy)
     for name in ("book", ".jupyter"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns(".ipynb*"))
