@@ -186,6 +186,6 @@ def run(options: argparse.Namespace) -> int:
     record = measure(QUICK if options.quick else PLAN)
     path = options.results / f"{file_name(record['hardware'], cpu())}-engines.json"
     write_json(path, record)
-    note(path)
+    note({path: path.read_bytes()})
     print(path)
     return 0
