@@ -46,8 +46,24 @@ test: data lint  ## check what must hold, in some minutes
 test-all: test  ## check the rest too: all replays, all notebooks in JupyterLab
 	$(PYTEST) -m slow
 
-.PHONY: mutants: data ## plant wrong numbers in the pages and faults in \
-    the code; see what no check notices test-versions constraints
+# Those that are found, by their own names or pyenv's; `make test-versions PYTHONS=/path/to/python3`
+# takes another. Each gets an environment of its own, of 6 GB, in .venv/VERSION.
+PYTHONS ?= $(foreach v,3.12 3.13 3.14,$(firstword \
+    $(wildcard $(HOME)/.pyenv/versions/$(v).*/bin/python3) $(shell command -v python$(v))))
+
+test-versions: data  ## check package and laboratory, and two notebooks, on other Pythons
+	@test -n "$(strip $(PYTHONS))" || { echo "No other Python is here; name one with PYTHONS=..."; exit 1; }
+	@set -e; for python in $(PYTHONS); do \
+	    version=$$($$python -c 'import platform; print(platform.python_version())'); \
+	    echo "Python $$version"; \
+	    bin=$(VENV)/$$version/bin; \
+	    test -d $$bin || $$python -m venv $(VENV)/$$version; \
+	    $$bin/python -m pip install -q -r requirements.txt -c constraints.txt -e .; \
+	    OMP_NUM_THREADS=1 $$bin/pytest -q tests/library tests/lab; \
+	    $$bin/pytest -q --nbval book/flops.ipynb book/fully_connected_cost.ipynb; \
+	done
+
+mutants: data  ## plant wrong numbers in the pages and faults in the code; see what no check notices
 	$(BIN)/python tests/book/mutate_pages.py
 	$(BIN)/python tests/mutate_code.py
 
