@@ -1,7 +1,9 @@
 """Checkpoints: resumed to the bit, refused when settings differ, never half written."""
 
 import os
+import shutil
 import signal
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -199,12 +201,13 @@ def full_disk():
     signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_named_and_the_old_checkpoint_stays(path, request):
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(path, request, monkeypatch):
     save_run(path)
     content = path.read_bytes()
     assert len(content) > 8192
     request.getfixturevalue("full_disk")
-    with pytest.raises(OSError, match=r"File too large; its disk has .* MiB left.*run\.pt"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 2**20))
+    with pytest.raises(OSError, match=r"File too large; its disk has 3 MiB left.*run\.pt"):
         save_run(path, epochs=3)
     assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["run.pt"]
