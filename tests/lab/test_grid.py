@@ -93,4 +93,5 @@ def test_the_defaults_are_the_sections_recipe():
     assert (c.batch_size, c.lr, c.momentum, c.weight_decay) == (128, 0.01, 0, 0)
     assert (c.schedule, c.label_smoothing, c.augment) == ("constant", 0, [])
     assert (c.train_size, c.holdout, c.start, c.transform, c.teacher) == (0, 0, "", {}, "")
+    assert (c.temperature, c.soft_share) == (4, 0.9)
     assert (c.init, c.fc_gain, c.precision) == ("xavier", 0, "")
