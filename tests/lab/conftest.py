@@ -19,12 +19,13 @@ def read_once():
         yield
 
 
-@pytest.fixture(autouse=True)
-def kept(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def kept():
     """Counts how often memory is to be kept; the process of the tests goes on as it is."""
     calls = []
-    monkeypatch.setattr(command, "keep_memory", lambda: calls.append(0))
-    return calls
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "keep_memory", lambda: calls.append(0))
+        yield calls
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A grid on a Ray cluster: every run is done once, also when a worker is lost in the midst."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -56,15 +55,12 @@ def test_a_lost_workers_run_is_gone_on_with_by_another(write, tmp_path):
         "3 done, 0 running, 0 waiting",
         "3 of 3 runs are recorded",
     ]
-    assert all(re.fullmatch(r"\d done, \d running, \d waiting", line) for line in lines[:-1])
     assert any("2 running" in line for line in lines)
     assert record_of(path, "a")["resumed"] and not record_of(path, "b")["resumed"]
     assert len(record_of(path, "a")["history"]) == 40
-    names = sorted(f"results/tiny/{v}-seed0.{end}" for v in "abc" for end in ENDS)
+    ends = ("json", "predictions.npy")
+    names = sorted(f"results/tiny/{v}-seed0.{end}" for v in "abc" for end in ends)
     assert files_below(tmp_path) == ["checkpoints/tiny/a-seed0.weights.pt", *names, "tiny.toml"]
-
-
-ENDS = ("json", "predictions.npy")
 
 
 def test_what_a_run_leaves_travels_whole_and_overwrites_nothing(write):

@@ -8,7 +8,6 @@ from safetensors.torch import load_file, save_file
 from tiny_grid import run_of, train
 
 import d2l_utils as d2l
-from d2l_lab import __main__ as command
 from d2l_lab.__main__ import main
 from d2l_lab.grid import load_grid
 from d2l_lab.run import Run
@@ -42,66 +41,49 @@ def trained(tmp_path_factory):
     """Trains the grid, but for one variant, and gives its path."""
     path = tmp_path_factory.mktemp("grid") / "tiny.toml"
     path.write_text(GRID, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "keep_memory", lambda: None)  # it is for a whole process
-        chosen = [part for name in ("gap", "base", "pruned") for part in ("--variant", name)]
-        # Convolutions in bfloat16 leave weights in the layout of channels last.
-        assert train(path, *chosen, "--precision", "bfloat16") == 0
+    chosen = [part for name in ("gap", "base", "pruned") for part in ("--variant", name)]
+    # Convolutions in bfloat16 leave weights in the layout of channels last.
+    assert train(path, *chosen, "--precision", "bfloat16") == 0
     return path
 
 
 @pytest.mark.parametrize("variant", ["gap", "base"])
 @torch.no_grad()
-def test_the_network_that_comes_out_is_the_one_that_went_in(trained, tmp_path, variant):
+def test_the_network_that_comes_out_is_the_one_that_went_in(trained, tmp_path, capsys, variant):
     run, file = run_of(trained, variant), tmp_path / "new" / "weights.safetensors"
-    export(run, file)
+    assert main(["export", str(trained), variant, "0", str(file)]) == 0
     random_state = torch.get_rng_state()
-    model = load_model(file)
+    model, original = load_model(file), run.trained_model().eval()
     assert torch.equal(torch.get_rng_state(), random_state)
     assert type(model) is d2l.VGG and not model.training
-    original = run.trained_model()
-    assert list(model.state_dict()) == list(original.state_dict())
-    for name, weights in original.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weights)
-    assert all(p.requires_grad and p.device.type == "cpu" for p in model.parameters())
+    weights = model.state_dict()
+    assert list(weights) == list(original.state_dict())
+    assert all(torch.equal(weights[name], w) for name, w in original.state_dict().items())
     X = torch.rand(3, 1, 8, 8)
-    assert torch.equal(model(X), original.eval()(X))
+    assert torch.equal(model(X), original(X))
     assert [p.name for p in file.parent.iterdir()] == ["weights.safetensors"]
-
-
-def test_the_card_is_the_records(trained, tmp_path):
-    run, file = run_of(trained, "gap"), tmp_path / "weights.safetensors"
-    export(run, file)
     card, record = load_card(file), run.recorded()
-    assert card == {key: record[key] for key in card}
+    assert card == {key: record[key] for key in card} and "history" not in card
     assert {"config", "final", "seed", "validated_on", "precision", "versions"} <= card.keys()
-    model = load_model(file)
-    assert card["network"]["params"] == sum(p.numel() for p in model.parameters())
-    assert "history" not in card
+    params, size = sum(p.numel() for p in model.parameters()), file.stat().st_size
+    said = f"{params:,} parameters, {size:,} bytes, accuracy {record['final']['val_acc']:.4f}\n"
+    assert card["network"]["params"] == params and capsys.readouterr().out == f"{file}: {said}"
 
 
-# --- refusals -----------------------------------------------------------------------------------
-
-
-def test_runs_that_cannot_be_written_are_refused(trained, tmp_path):
+def test_runs_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
     file = tmp_path / "weights.safetensors"
-    with pytest.raises(FileNotFoundError, match="untrained"):
-        export(run_of(trained, "untrained"), file)
-    with pytest.raises(ValueError, match="pruned"):
-        export(run_of(trained, "pruned"), file)
-    assert not file.exists()
-
-
-def test_a_run_whose_record_or_weights_are_gone_is_refused(trained, tmp_path):
+    for variant, seed in (("gpa", "0"), ("gap", "1"), ("untrained", "0"), ("pruned", "0")):
+        assert main(["export", str(trained), variant, seed, str(file)]) == 2
+        assert variant in capsys.readouterr().err
     run = run_of(trained, "base")
     elsewhere = Run(run.grid, "base", 0, run.results, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="base"):
-        export(elsewhere, tmp_path / "weights.safetensors")
+        export(elsewhere, file)
     changed = tmp_path / "tiny.toml"
     changed.write_text(GRID.replace("lr = 0.1", "lr = 0.2"))
-    other = Run(load_grid(changed), "base", 0, run.results, run.checkpoints)
     with pytest.raises(ValueError, match="lr 0.1, now 0.2"):
-        export(other, tmp_path / "weights.safetensors")
+        export(Run(load_grid(changed), "base", 0, run.results, run.checkpoints), file)
+    assert not file.exists()
 
 
 def test_files_that_are_none_of_ours_are_refused(trained, tmp_path):
@@ -123,24 +105,3 @@ def test_files_that_are_none_of_ours_are_refused(trained, tmp_path):
     save_file(weights, file, card)
     with pytest.raises(RuntimeError, match="net.0.0.weight"):
         load_model(file)
-
-
-# --- the command --------------------------------------------------------------------------------
-
-
-def test_the_command_writes_a_file_and_says_what_is_in_it(trained, tmp_path, capsys):
-    file = tmp_path / "weights.safetensors"
-    assert main(["export", str(trained), "gap", "0", str(file)]) == 0
-    params = (9 * 4 + 2 * 4) + (4 * 9 * 6 + 2 * 6) + (6 * 10 + 10)
-    accuracy = f"{load_card(file)['final']['val_acc']:.4f}"
-    size = f"{file.stat().st_size:,}"
-    expected = f"{file}: {params:,} parameters, {size} bytes, accuracy {accuracy}\n"
-    assert capsys.readouterr().out == expected
-
-
-def test_the_command_says_what_it_cannot_do(trained, tmp_path, capsys):
-    file = tmp_path / "weights.safetensors"
-    for variant, seed in (("gpa", "0"), ("gap", "1"), ("untrained", "0"), ("pruned", "0")):
-        assert main(["export", str(trained), variant, seed, str(file)]) == 2
-        assert variant in capsys.readouterr().err
-        assert not file.exists()
