@@ -66,8 +66,7 @@ ALL = EQUAL | {
 # --- equal where they must be -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize(("name", "biased"), [("vgg", True), ("vgg", False), ("alexnet", True)])
 @pytest.mark.parametrize("way", EQUAL)
 @torch.no_grad()
 def test_logits_are_the_originals_where_nothing_is_lost(way, name, biased):
