@@ -240,7 +240,8 @@ def test_a_process_stops_cleanly_at_ctrl_c(write, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert out.splitlines() == ["[1/1] tiny/a seed 0", STOPPED] and "Traceback" not in err
+    lines = out.splitlines()
+    assert (lines[0], lines[-1]) == ("[1/1] tiny/a seed 0", STOPPED) and "Traceback" not in err
     assert files_below(tmp_path) == ["checkpoints/tiny/a-seed0.pt", "tiny.toml"]
 
 
