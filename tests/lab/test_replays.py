@@ -64,10 +64,20 @@ def variant_of(file):
     return file.name.rpartition("-seed")[0]
 
 
+@pytest.fixture(scope="module")
+def cheapest():
+    """Replays the cheapest run of each grid, all in one process, since its start takes a while."""
+    reasons = {grid: reasons_against(grid) for grid in RECORDED}
+    files = {grid: possible(r)[0] for grid, r in reasons.items() if None in r.values()}
+    return dict(zip(files, replays(files.values()), strict=True))
+
+
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("grid", RECORDED)
-def test_the_cheapest_run_of_a_grid_comes_out_again(grid):
-    (line,) = replays(possible(reasons_against(grid))[:1])
-    assert line.startswith("right: "), line
+def test_the_cheapest_run_of_a_grid_comes_out_again(cheapest, grid):
+    if grid not in cheapest:
+        possible(reasons_against(grid))  # skips, with the reason
+    assert cheapest[grid].startswith(f"right: {grid}/"), cheapest[grid]
 
 
 @pytest.mark.slow
