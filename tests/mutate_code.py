@@ -51,20 +51,21 @@ def tests_of(module):
 def faults(module, count):
     """Yields (what was changed, code with the fault), one for each of `count` places at random."""
     source = (ROOT / module).read_text(encoding="utf-8")
+    nodes = [*ast_nodes(get_ast(source))]
     places, rng = {}, random.Random(f"{CONFIG['seed']} {module}")
     for operator in OPERATORS:
-        nodes = ast_nodes(get_ast(source))
         found = (place for node in nodes for place in operator.mutation_positions(node))
         for number, place in enumerate(found):
             places.setdefault(place, []).append((operator, number))
-    drawn = 0
     for place in rng.sample(sorted(places), len(places)):
         code = mutate_code(source, *rng.choice(places[place]))
-        if drawn < count and compiles(code):
-            drawn += 1
+        if compiles(code):
             lines = [*difflib.ndiff(source.splitlines(), code.splitlines())]
             was, now = (" ".join(x[2:].strip() for x in lines if x[0] == sign) for sign in "-+")
             yield f"{module}:{place[0][0]}: {was} → {now}", code
+            count -= 1
+        if not count:
+            return
 
 
 def compiles(code):
