@@ -207,6 +207,7 @@ def test_a_changed_file_is_found(write, tmp_path, capsys):
     capsys.readouterr()
     assert main(["digests", str(results)]) == 1
     assert capsys.readouterr().out == f"{changed}\n{gone}\n"
+    assert differences(results) == [changed, gone]  # asking mends nothing
     # Only what is new or gone can be mended; a change must be undone, or the run done again.
     assert main(["digests", "--mend", str(results)]) == 1
     assert differences(results) == [changed]
