@@ -207,7 +207,7 @@ def test_a_full_disk_is_named_and_the_old_checkpoint_stays(path, request, monkey
     assert len(content) > 8192
     request.getfixturevalue("full_disk")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 2**20))
-    with pytest.raises(OSError, match=r"^\[Errno 27\] File too large; its disk has 3 MiB left.*run\.pt"):
+    with pytest.raises(OSError, match=r"^\[Errno 27\] File too large; its disk has 3 MiB.*run\.pt"):
         save_run(path, epochs=3)
     assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["run.pt"]
