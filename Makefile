@@ -70,7 +70,7 @@ mutants: data  ## plant wrong numbers in the pages and faults in the code; see w
 # d2l names versions of its own of what it needs; here it runs on those of the book.
 bench: data  ## time this package beside d2l and others; let the machine rest meanwhile
 	test -d $(VENV)/beside || $(BIN)/python -m pip install -q --no-deps -t $(VENV)/beside d2l==1.0.3 scipy
-	PYTHONPATH=$(VENV)/beside $(BIN)/python -m d2l_lab bench $(BENCH)
+	PYTHONPATH=$(CURDIR)/$(VENV)/beside $(BIN)/python -m d2l_lab bench $(BENCH)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
