@@ -2,9 +2,11 @@
 
 import asyncio
 import copy
+import itertools
 import pickle
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -186,6 +188,19 @@ def test_show_images():
     images = torch.rand(9, 4, 4, requires_grad=True)
     axes = d2l.show_images(images, 2, 3, titles=list("abcdefghi"))
     assert [ax.get_title() for ax in axes] == list("abcdef")
+
+
+def test_figures_have_the_books_size(monkeypatch):
+    monkeypatch.setitem(plt.rcParams, "figure.figsize", (9, 9))
+    d2l.set_figsize()
+    assert plt.rcParams["figure.figsize"] == [3.5, 2.5]
+
+
+def test_after_a_drawing_none_follows_for_ten_times_as_long(monkeypatch):
+    board, clock = d2l.ProgressBoard(), itertools.count(100, 2)
+    monkeypatch.setattr("d2l_utils.board.time", SimpleNamespace(monotonic=lambda: next(clock)))
+    board._show_now()
+    assert board._pause_until >= 120
 
 
 # --- in a notebook ----------------------------------------------------------------------------

@@ -92,10 +92,10 @@ def test_order_of_the_search(places, monkeypatch):
 
 def test_the_folder_of_the_repository(tmp_path, monkeypatch):
     monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     assert files._repository_data() == Path(d2l.__file__).parents[1] / "data"
     installed = tmp_path / "site-packages" / "d2l_utils" / "fashion_mnist_files.py"
     monkeypatch.setattr(files, "__file__", str(installed))
-    monkeypatch.chdir(tmp_path)
     assert files._repository_data() == tmp_path / "data"
 
 
@@ -126,6 +126,13 @@ def test_a_damaged_file_is_named(places, capsys, packed, damage, message):
         d2l.FashionMNIST(root=places / "root", train_size=1)
     assert command.main(["--root", str(places / "root")]) == 1
     assert str(bad) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("digit", "0f")
+def test_a_checksum_must_be_the_same_not_only_larger_or_smaller(places, monkeypatch, digit):
+    monkeypatch.setitem(files.FILES, NAME, digit * 64)
+    with pytest.raises(ValueError, match=f"{NAME} is truncated or altered"):
+        d2l.FashionMNIST(root=write(places / "root"), train_size=1)
 
 
 @pytest.mark.parametrize(("method", "what"), [("read_bytes", NAME), ("stat", "")])
