@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[2]
 # Of MathJax's 32 MB a page asks for one bundle and its fonts.
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts")
 
+# An icon in Font Awesome's script: its name, other names of it, and its outline.
+ICON = re.compile(
+    r'(?:"(?P<quoted>[a-z0-9-]+)"|\b(?P<plain>[a-z][a-z0-9]*)):'
+    r'\[\d+,\d+,(?P<others>\[[^]]*]),"[0-9a-f]+",(?:"[^"]*"|\[[^]]*])],?'
+)
+
 NOT_FOUND = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -83,6 +89,20 @@ def prune_mathjax(app, exception):
             shutil.rmtree(path)
 
 
+def prune_icons(app, exception):
+    """Of the two thousand icons in Font Awesome's script, 1.5 MB, the pages name some dozens."""
+    script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
+    files = [*Path(app.outdir).rglob("*.html"), *Path(app.outdir).rglob("*.js")]
+    texts = (file.read_text("utf-8") for file in files if file != script)
+    used = {name for text in texts for name in re.findall(r"\bfa-([a-z0-9-]+)", text)}
+
+    def kept(icon):
+        names = {icon["quoted"] or icon["plain"], *re.findall('"([^"]+)"', icon["others"])}
+        return icon[0] if names & used else ""
+
+    script.write_text(ICON.sub(kept, script.read_text("utf-8")), "utf-8")
+
+
 def write_not_found(app, exception):
     """A server shows this for any address below its root, so that no link in it is relative."""
     page = NOT_FOUND.format(home=app.config.html_baseurl or "/")
@@ -95,5 +115,6 @@ def setup(app):
     app.connect("html-page-context", add_state)
     app.connect("doctree-resolved", name_no_corner)
     app.connect("build-finished", prune_mathjax, priority=900)  # after it was copied
+    app.connect("build-finished", prune_icons, priority=900)
     app.connect("build-finished", write_not_found)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

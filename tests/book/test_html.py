@@ -166,6 +166,15 @@ def test_only_what_a_page_asks_for_of_mathjax_is_there(pages):
     assert sum(path.stat().st_size for path in files) < 4_000_000
 
 
+def test_only_icons_that_pages_name_are_there(book, pages):
+    script = (book / "_static" / "scripts" / "fontawesome.js").read_text("utf-8")
+    assert len(script) < 200_000
+    named = {c for page in pages.values() for tag in page(class_="fa-solid") for c in tag["class"]}
+    named = {name.removeprefix("fa-") for name in named} & {"bars", "magnifying-glass"}
+    assert len(named) == 2
+    assert [name for name in named if not re.search(rf'[{{,"]{name}"?:\[', script)] == []
+
+
 def test_figures_are_numbered(pages):
     for path in NOTEBOOKS:
         page = pages[HTML / f"{name_of(path)}.html"]
