@@ -19,6 +19,8 @@ ANSWER = re.compile(r"^(?:\*\*(?:Short a|A)nswer|## )", re.MULTILINE)
 FOLDED = re.compile(r"<details>\s*<summary>(?!Hint).*?</details>\s*", re.DOTALL)
 CHECK = re.compile(r"^## Check yourself$.*?(?=^## )", re.MULTILINE | re.DOTALL)
 
+YOURS = "**Your answer.** Where a question below names a cell or a function, it means yours."
+
 ID = "get-the-package"
 FOLDED_CELL = {"jupyter": {"source_hidden": True}, "tags": ["remove-cell"]}
 GET = """from importlib.util import find_spec
@@ -69,7 +71,7 @@ def exercise_alone(nb, repository):
     questions = FOLDED.sub("", match[0]) if (match := CHECK.search(text)) else ""
     cells = [new_markdown_cell(exercise.strip())]
     cells += [get_the_package(repository), new_code_cell("import d2l_utils as d2l")]
-    cells += [new_markdown_cell("**Your answer.**")]
+    cells += [new_markdown_cell(YOURS)]
     cells += [new_code_cell(), new_markdown_cell(questions.strip()), new_code_cell()]
     for i, cell in enumerate(cells):
         cell.id = f"cell-{i}"

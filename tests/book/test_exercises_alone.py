@@ -1,6 +1,7 @@
 """The notebooks for a class hold the exercise and none of its answers, and run."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -22,9 +23,35 @@ def test_the_exercise_is_there_and_its_answer_is_not(path):
     assert "Hint 1" in text and "## Check yourself" in text
     assert "**Answer" not in text and "grader" not in text
     assert "<summary>" not in text.replace("<summary>Hint", "")
+    assert not has_more(nb)
     for cell in nb.cells:
         if cell.cell_type == "code":
             exec(cell.source, {})
+
+
+IMPORTS = "The code imports `d2l_utils`, this book's small package with D2L's names, as `d2l`."
+
+
+def has_more(nb):
+    """Tells whether a class would get more than the exercise, its hints and numbered questions."""
+    exercise, _, questions = (cell.source for cell in nb.cells if cell.cell_type == "markdown")
+    behind_the_hints = exercise.rsplit("</details>", 1)[-1].replace(IMPORTS, "").strip()
+    lines = filter(None, questions.splitlines()[1:])
+    numbered = (re.match(rf"\W*{i}\.", line) for i, line in enumerate(lines, start=1))
+    return bool(behind_the_hints) or not all(numbered)
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("mark", "fault"),
+    [(r"\*\*Answer\.", "**Solution."), ("<details>\\s*<summary>(?!Hint).*</summary>", "")],
+    ids=["the answer", "a fold"],
+)
+def test_an_answer_that_lost_its_mark_is_noticed(path, mark, fault):
+    page = read(path)
+    for cell in page.cells:
+        cell.source = re.sub(mark, fault, cell.source)
+    assert has_more(alone.exercise_alone(page, ""))
 
 
 def run(path, folder, **environment):
