@@ -42,7 +42,7 @@ def address():
 
 def get_the_package(repository):
     """Return a cell that in a folder without the package answers with the way to it."""
-    how = 'pip install "FOLDER[notebook]", where FOLDER is a copy of this repository'
+    how = 'pip install "FOLDER[notebook]", where FOLDER is a copy of its repository'
     if repository:
         how = f'pip install "d2l_utils[notebook] @ git+{repository}"'
     return new_code_cell(GET.format(how=how), id=ID, metadata=FOLDED_CELL)
