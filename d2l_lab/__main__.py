@@ -32,8 +32,6 @@ from d2l_lab.run import Run, default_folders
 from d2l_utils.data import FashionMNIST
 from d2l_utils.device import keep_memory
 
-__all__ = ["main", "runs_of"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says; return 0 if it went well, 1 if not wholly, 2 if not at all."""

@@ -26,8 +26,6 @@ from d2l_utils.cost import layer_costs
 from d2l_utils.device import cpu, fast_precision
 from d2l_utils.models import VGG, VGG_ARCHS
 
-__all__ = ["Plan", "Row", "add_arguments", "measure", "rows", "run"]
-
 SECTION_STEPS = 10 * 469  # ten epochs in batches of 128
 
 

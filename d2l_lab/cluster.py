@@ -14,8 +14,6 @@ from d2l_lab.records import locked, note
 from d2l_lab.run import Run
 from d2l_utils.files import atomic_write
 
-__all__ = ["train_on_ray"]
-
 
 def train_on_ray(runs: list[Run], address: str, cores: int, precision: str | None) -> None:
     """Do the runs on a cluster, and write what comes back; what others build on is done first.

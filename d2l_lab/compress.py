@@ -17,8 +17,6 @@ from torch.nn.utils import parametrize
 
 from d2l_utils.meta import on_meta
 
-__all__ = ["fc_as_conv", "global_average_pooling", "int8", "magnitude_pruning", "truncated_svd"]
-
 
 def global_average_pooling(model: nn.Module) -> nn.Module:
     """Return the model with its head replaced by global average pooling and one linear layer.

@@ -32,8 +32,6 @@ from d2l_utils.data import FashionMNIST
 from d2l_utils.device import cpu
 from d2l_utils.models import VGG, VGG_NARROW
 
-__all__ = ["ENGINES", "accuracies", "measure", "run", "times"]
-
 PLAN = Plan(rounds=5, seconds=0.1)
 QUICK = Plan(rounds=1, seconds=0)
 THREADS = (1, 2)

@@ -14,8 +14,6 @@ from d2l_lab import compress
 from d2l_utils.meta import materialize
 from d2l_utils.models import VGG
 
-__all__ = ["Config", "Grid", "load_grid", "transformed"]
-
 Share = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]

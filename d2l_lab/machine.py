@@ -7,8 +7,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["avoid_amx", "hardware", "versions"]
-
 _ISA = "ONEDNN_MAX_CPU_ISA"  # the newest instructions that oneDNN may use
 
 

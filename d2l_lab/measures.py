@@ -25,30 +25,6 @@ from d2l_utils.models import VGG, VGG_NARROW
 from d2l_utils.module import Classifier
 from d2l_utils.trainer import Trainer
 
-__all__ = [
-    "BOOK",
-    "D2L",
-    "OURS",
-    "SECTION_ACCURACY",
-    "build_time",
-    "epoch_and_loop",
-    "fastest",
-    "heaviest_page",
-    "import_time",
-    "lenet",
-    "mean_seconds",
-    "notebook",
-    "our_pass",
-    "our_step",
-    "peak_memory",
-    "their_best_pass",
-    "their_step",
-    "torchinfo",
-    "torchsummary",
-    "training",
-    "where_d2l_finds_its_data",
-]
-
 SECTION_ACCURACY = 0.8958  # what the section's published run ends with at 224 x 224
 WORKERS = (0, 1, 2, 4)  # d2l's own default is 4
 OURS, D2L = "import d2l_utils as d2l", "from d2l import torch as d2l"

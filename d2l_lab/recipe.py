@@ -7,8 +7,6 @@ from torch.nn import functional as F  # noqa: N812 (the field's name for it)
 from d2l_lab.grid import Config
 from d2l_utils.models import VGG
 
-__all__ = ["RecipeVGG", "scale_start"]
-
 
 class RecipeVGG(VGG):
     """A VGG that is trained as a `Config` says."""

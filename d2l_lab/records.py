@@ -14,17 +14,6 @@ from filelock import FileLock, Timeout
 
 from d2l_utils.files import atomic_write
 
-__all__ = [
-    "MANIFEST",
-    "differences",
-    "load_predictions",
-    "locked",
-    "mcnemar",
-    "note",
-    "tidy",
-    "write_json",
-]
-
 MANIFEST = "SHA256SUMS"
 """The file in a folder of results that holds the digest of each file below it.
 

@@ -13,9 +13,6 @@ from d2l_lab.machine import hardware
 from d2l_lab.run import Run, default_folders, replay
 from d2l_utils.device import cpu, fast_precision, try_gpu
 
-__all__ = ["deviation", "limits", "replayed", "run_of", "why_not"]
-
-
 _grid = cache(load_grid)
 
 

@@ -33,8 +33,6 @@ from d2l_utils.device import fast_precision, try_gpu
 from d2l_utils.files import atomic_write
 from d2l_utils.trainer import Trainer
 
-__all__ = ["Run", "default_folders", "replay"]
-
 
 @dataclass(frozen=True)
 class Run:

@@ -36,18 +36,6 @@ from d2l_utils.device import cpu, fast_precision, keep_memory, try_all_gpus
 from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet
 from d2l_utils.trainer import Trainer
 
-__all__ = [
-    "Plan",
-    "file_name",
-    "head_times",
-    "in_turn",
-    "layer_times",
-    "measure",
-    "network_times",
-    "peak_memory",
-    "rates",
-]
-
 LR = 1e-6  # takes the time of any other, and however often a step is repeated the weights stay
 
 NETWORKS = {

@@ -19,8 +19,6 @@ from d2l_utils.files import atomic_write
 from d2l_utils.meta import materialize
 from d2l_utils.models import VGG
 
-__all__ = ["export", "load_card", "load_model"]
-
 # What of a record goes into the file.
 _CARD = (
     "experiment",

@@ -226,7 +226,7 @@ def test_examples_in_docstrings(name):
     assert attempted or name in WITHOUT_EXAMPLE
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", [name for name in MODULES if name.startswith("d2l_utils.")])
 def test_classes_describe_all_of_their_arguments(name):
     """For functions, and for docstrings that are not there, ruff sees to it."""
     module = importlib.import_module(name)
