@@ -63,8 +63,9 @@ test-versions: data  ## check package and laboratory, and two notebooks, on othe
 	    $$bin/pytest -q --nbval book/flops.ipynb book/fully_connected_cost.ipynb; \
 	done
 
-mutants: data  ## plant wrong numbers in the pages and faults in the code; see what no check notices
+mutants: data  ## plant errors in pages, records and code; see what no check notices
 	$(BIN)/python tests/book/mutate_pages.py
+	$(BIN)/python tests/lab/mutate_data.py
 	$(BIN)/python tests/mutate_code.py
 
 # d2l names versions of its own of what it needs; here it runs on those of the book.

@@ -41,7 +41,8 @@ def tests_of(module):
     package, name = module.removesuffix(".py").split("/")
     folder = {"d2l_utils": "tests/library", "d2l_lab": "tests/lab"}[package]
     names = CONFIG["tests"].get(module, [name])
-    return ["--doctest-modules", module, *(f"{folder}/test_{name}.py" for name in names)]
+    files = [f"{folder}/test_{name}.py" for name in names]
+    return ["--doctest-modules", module, *files, *CONFIG["options"].get(module, [])]
 
 
 def faults(module, count):
@@ -97,7 +98,7 @@ def outcome(copy, tests, limit):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("modules", nargs="*", help="such as d2l_utils/cost.py; without any, all")
-    parser.add_argument("--count", type=int, default=5, help="faults to plant in each module")
+    parser.add_argument("--count", type=int, help="faults to plant in each; else as listed")
     parser.add_argument("--record", type=Path, default=Path(os.devnull), help="to go on from")
     options = parser.parse_args()
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
@@ -111,7 +112,7 @@ def main():
         if (ROOT / "data").exists():
             (copy / "data").symlink_to(ROOT / "data")
         for module in options.modules or everything:
-            planted = [*faults(module, options.count)]
+            planted = [*faults(module, options.count or CONFIG["count"].get(module, 5))]
             tests, right, started = tests_of(module), (copy / module).read_text(), time.monotonic()
             if planted and outcome(copy, tests, limit=600) != "survived":
                 sys.exit(f"{module}: without a fault\n{(copy / 'tests.log').read_text()}")
@@ -128,7 +129,9 @@ def main():
                 if verdict == "survived":
                     print(verdict, change, flush=True)
             (copy / module).write_text(right, encoding="utf-8")
-    print(", ".join(f"{number} {verdict}" for verdict, number in verdicts.items()))
+    caught, equivalent = verdicts["killed"] + verdicts["timed out"], verdicts["equivalent"]
+    alive = verdicts["survived"]
+    print(f"{verdicts.total()} planted, {caught} caught, {equivalent} equivalent, {alive} alive")
 
 
 if __name__ == "__main__":

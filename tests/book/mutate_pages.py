@@ -180,7 +180,12 @@ def main():
     for name in sorted({kind for _, kind, _, _ in planted}):
         looked_at = [c for c, kind, why, _ in planted if kind == name and (c or why != "left out")]
         left_out = sum(kind == name and not c and why == "left out" for c, kind, why, _ in planted)
-        print(f"{name}: {sum(looked_at)} of {len(looked_at)} caught, {left_out} left out by a rule")
+        caught, chance = sum(looked_at), len(looked_at) - sum(looked_at)
+        planted_here = len(looked_at) + left_out
+        print(
+            f"{name}: {planted_here} planted, {caught} caught, {left_out} left out by a rule, "
+            f"{chance} right by chance"
+        )
 
 
 if __name__ == "__main__":

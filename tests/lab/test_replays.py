@@ -20,7 +20,7 @@ from tiny_grid import RECIPE, record_of, run_of, train
 from d2l_lab import machine
 from d2l_lab import replay as replay_module
 from d2l_lab.__main__ import main
-from d2l_lab.replay import deviation, limits, replayed, why_not
+from d2l_lab.replay import deviation, replayed, why_not
 from d2l_lab.run import replay
 
 BOOK = Path(__file__).parents[2] / "book"
@@ -136,7 +136,7 @@ def test_where_rounding_grows_most_another_seed_still_leads_further_away():
     run = replay_module.run_of(record, BOOK / "experiments")
     losses = replay(dataclasses.replace(run, seed=1), "float32", 2)
     away = deviation(losses, record["first_losses"][:2])
-    assert max(away) > max(limits(record))
+    assert max(away) > replay_module.limit(record, 3)
 
 
 def test_amx_is_left_alone_before_the_first_product(monkeypatch):

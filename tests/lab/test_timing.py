@@ -6,14 +6,17 @@ import json
 import subprocess
 import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
 import d2l_utils as d2l
-from d2l_lab import timing
+from d2l_lab import engines, timing
 from d2l_lab.__main__ import main
+from d2l_lab.grid import load_grid
 
+BOOK = Path(__file__).parents[2] / "book"
 SMALL = dataclasses.replace(timing.QUICK, side=32, head_batches=(2,))
 CPU = torch.device("cpu")
 
@@ -151,6 +154,21 @@ def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch,
     (file,) = tmp_path.iterdir()
     assert file.name.startswith("cpu-") and file.name.endswith("-memory-kept.json")
     assert json.loads(file.read_text())["memory_kept"] is True
+
+
+def test_the_books_records_are_of_these_plans():
+    for file in (BOOK / "results/speed").glob("[!b]*.json"):  # not beside-d2l.json
+        plan = engines.PLAN if file.stem.endswith("engines") else timing.Plan()
+        recorded = json.loads(file.read_text(encoding="utf-8"))["plan"]
+        assert json.loads(json.dumps(dataclasses.asdict(plan))).items() <= recorded.items(), file
+
+
+def test_the_small_networks_are_those_of_exercise_4():
+    grid = load_grid(BOOK / "experiments/low_resolution.toml")
+    for name, variant in (("low resolution", "final"), ("fast", "fastest")):
+        c = grid.variants[variant]
+        net = d2l.VGG(c.arch, head=c.head, batch_norm=c.batch_norm)
+        assert str(timing.SMALL_NETWORKS[name]()) == str(net), name
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys):

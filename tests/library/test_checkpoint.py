@@ -11,7 +11,7 @@ from small import Line, Net, Random, Scratch, TenClasses, comparable, equal, fit
 from torch import nn
 
 import d2l_utils as d2l
-from d2l_utils.checkpoint import read_saved
+from d2l_utils.checkpoint import generators, read_saved
 from d2l_utils.data import ImageSet
 
 
@@ -176,6 +176,15 @@ def test_another_file_of_torch_is_no_checkpoint(path):
         save_run(path)
 
 
+def test_a_file_that_would_run_a_command_is_refused(path):
+    made = path.with_name("made")
+    runs = type("Runs", (), {"__reduce__": lambda self: (os.mkdir, (str(made),))})
+    torch.save({"settings": runs()}, path)
+    with pytest.raises(ValueError, match=r"run\.pt is damaged"):
+        save_run(path)
+    assert not made.exists()
+
+
 def test_a_checkpoint_is_written_whole_or_not_at_all(path, monkeypatch):
     def breaks(state, file):
         file.write(b"half of it")
@@ -278,6 +287,14 @@ def test_tensors_that_no_state_dict_has_are_kept(tmp_path, kind):
     assert resumed.resumed_epochs == 2
     assert comparable(resumed.history) == comparable(whole.history)
     assert all(map(torch.equal, tensors(resumed.model), tensors(whole.model)))
+
+
+@pytest.mark.parametrize("kind", ["cuda", "xpu"])
+def test_a_gpu_draws_from_a_generator_of_its_own(kind, monkeypatch):
+    module = SimpleNamespace(default_generators=["first", "second"])
+    monkeypatch.setattr(torch, "get_device_module", lambda device: module)
+    trainer = SimpleNamespace(device=torch.device(kind, 1))
+    assert generators(trainer) == {"cpu": torch.default_generator, kind: "second"}
 
 
 class Hidden(Scratch):

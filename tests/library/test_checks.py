@@ -14,7 +14,12 @@ from d2l_utils import checks
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_epochs", 0), ("gradient_clip_val", math.nan), ("precision", "float16")],
+    [
+        ("max_epochs", 0),
+        ("num_gpus", -1),
+        ("gradient_clip_val", math.nan),
+        ("precision", "float16"),
+    ],
 )
 def test_arguments_that_would_fail_late_or_never(name, value):
     with pytest.raises(ValueError, match=f"{name} is "):

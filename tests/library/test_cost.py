@@ -1,6 +1,7 @@
 """Counts, held against formulas, against real runs, and against numbers found by hand."""
 
 from collections import Counter
+from dataclasses import FrozenInstanceError
 from math import prod
 
 import pytest
@@ -135,6 +136,12 @@ def test_rows_by_hand():
     assert row == d2l.LayerCost("0", "conv", (5, 4, 4, 4), 4 * 3 * 15, 320 * 45, 320)
     (row,) = d2l.layer_costs(nn.Linear(5, 7), (2, 3, 4, 5))
     assert row == d2l.LayerCost("", "fc", (2, 3, 4, 7), 42, 24 * 35, 24 * 7)
+
+
+def test_what_was_counted_stays():
+    for count in (d2l.layer_costs, d2l.saved_tensors):
+        with pytest.raises(FrozenInstanceError):
+            count(nn.Linear(5, 7), (2, 3, 4, 5))[0].name = "other"
 
 
 def test_a_layer_used_twice_counts_its_work_twice_and_its_weights_once():
@@ -276,6 +283,12 @@ def test_a_forward_that_looks_at_numbers_is_run_on_the_cpu(forward):
     assert [(r.name, r.bytes) for r in d2l.saved_tensors(net, (1, 8, 8))] == [("conv", 256)]
     assert d2l.materialize(net, (1, 8, 8)).conv.weight.device.type == "meta"
     assert state(net) == before
+
+
+def test_what_a_forward_on_the_cpu_changes_is_a_copys():
+    net = Net(lambda net, X: net.norm(X) if X.mean() <= 0 else X, norm=nn.BatchNorm2d(1))
+    before = state(net)
+    assert d2l.saved_tensors(net, (2, 1, 8, 8)) and state(net) == before
 
 
 def test_weights_that_are_plain_tensors():

@@ -4,6 +4,7 @@ import copy
 import functools
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -117,6 +118,14 @@ def test_a_train_curve_gets_the_points_per_epoch_that_were_asked_for(batches, pe
     drawn = model.board.data["train_loss"]
     assert len(drawn) == points
     assert per_epoch != 5 or drawn[0] == (0.05, 0.5)
+
+
+def test_a_trainer_of_ones_own_has_the_points_of_validation_that_were_asked_for():
+    model = d2l.Module(plot_valid_per_epoch=2)
+    model.trainer = SimpleNamespace(epoch=3, num_val_batches=8)
+    for batch in range(8):
+        model.plot("loss", float(batch), train=False)
+    assert model.board.data["val_loss"] == [(4, 1.5), (4, 5.5)]
 
 
 def test_plot_without_a_trainer():

@@ -1,6 +1,7 @@
 """The training loop: equal to a plain one, its parts replaceable."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import d2l_utils as d2l
+from d2l_utils import checks, distributed
 from d2l_utils.device import PRECISIONS
 
 HISTORY = ["epoch", "train_loss", "val_loss", "val_acc", "seconds", "images_per_second"]
@@ -335,6 +337,30 @@ def test_parts_can_be_replaced_one_by_one(kind):
     if kind not in (Foreign, OwnFitAndEpoch):
         for row, our_row in zip(trainer.history, ours.history, strict=True):
             assert [row[k] for k in HISTORY[:4]] == pytest.approx([our_row[k] for k in HISTORY[:4]])
+
+
+def test_a_trainer_that_sets_no_gpus_takes_none(monkeypatch):
+    monkeypatch.setattr(distributed, "num_gpus", lambda: 2)
+    assert len(d2l.Trainer(1, num_gpus=2).gpus) == 2 and OwnBatches(1).gpus == []
+
+
+def test_a_gpu_is_waited_for_at_the_first_step_alone(monkeypatch):
+    trainer, asked = OwnPreparations(1), []
+    trainer.start(Line(), Random())
+    monkeypatch.setattr(OwnPreparations, "device", SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(checks, "losses", lambda *_: asked.append(trainer.train_batch_idx))
+    for batch in trainer.train_dataloader:
+        trainer.step(batch)
+    assert asked == [0] and trainer.train_batch_idx == 3
+
+
+def test_lazy_layers_have_weights_when_the_optimiser_is_made():
+    class Asks(Net):
+        def configure_optimizers(self):
+            assert not any(map(nn.parameter.is_lazy, self.parameters()))
+            return super().configure_optimizers()
+
+    fit(Asks())
 
 
 def test_steps_may_call_a_lazy_model_in_their_own_way():
