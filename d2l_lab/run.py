@@ -238,7 +238,6 @@ class Run:
 
     def _put_in_place(self):
         """Make a record of what stands in the checkpoint's place, so that never both are there."""
-        self.record.parent.mkdir(parents=True, exist_ok=True)
         contents = {self.record: self.checkpoint, self.predictions: self.predictions}
         note({file: content.read_bytes() for file, content in contents.items()})
         try:

@@ -177,15 +177,11 @@ def main():
     for caught, kind, reason, where in planted:
         if not caught:
             print(f"survived ({kind}, {reason}): {where}")
-    for name in sorted({kind for _, kind, _, _ in planted}):
-        looked_at = [c for c, kind, why, _ in planted if kind == name and (c or why != "left out")]
-        left_out = sum(kind == name and not c and why == "left out" for c, kind, why, _ in planted)
-        caught, chance = sum(looked_at), len(looked_at) - sum(looked_at)
-        planted_here = len(looked_at) + left_out
-        print(
-            f"{name}: {planted_here} planted, {caught} caught, {left_out} left out by a rule, "
-            f"{chance} right by chance"
-        )
+    verdicts = Counter((kind, "caught" if caught else why) for caught, kind, why, _ in planted)
+    for name in sorted({kind for kind, _ in verdicts}):
+        counts = {what: verdicts[name, what] for what in ("caught", "left out", "chance")}
+        said = ", ".join(f"{number} {what}" for what, number in counts.items())
+        print(f"{name}: {sum(counts.values())} planted, {said}")
 
 
 if __name__ == "__main__":

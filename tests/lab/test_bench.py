@@ -3,11 +3,17 @@
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
+import pytest
 from torchvision.datasets import FashionMNIST
 
 from d2l_lab import bench, measures
 from d2l_lab.__main__ import main
+from d2l_lab.grid import load_grid
+from d2l_lab.run import Run
+from d2l_utils.checkpoint import fingerprint
+from d2l_utils.trainer import Trainer
 
 
 def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
@@ -31,6 +37,34 @@ def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
 def test_d2l_finds_the_data_set_as_torchvision_keeps_it():
     with measures.where_d2l_finds_its_data():
         assert len(FashionMNIST("../data")) == 60_000
+
+
+@pytest.mark.slow
+def test_what_is_timed_at_all_runs():
+    """On little data; what it takes is no matter."""
+    plan = dataclasses.replace(bench.QUICK, images=256)
+    assert all(side() > 0 for side in measures.epoch_and_loop(plan))
+    assert measures.training(256, 1) > 0 and measures.our_pass(28, 256) > 0
+    assert measures.our_step(32, 2) > 0 and measures.import_time("d2l_utils") > 0
+
+
+@pytest.mark.slow
+def test_the_fastest_network_is_trained_as_in_exercise_4(monkeypatch):
+    settings = []
+
+    class Starts(Trainer):
+        def fit(self, model, data):
+            self.start(model, data)
+            told = {k: v for k, v in fingerprint(self).items() if k.startswith(("opt", "sched"))}
+            settings.append((str(model.net), data.batch_size, told))
+            self.history = [{"val_acc": 1.0}]
+
+    monkeypatch.setattr(measures, "Trainer", Starts)
+    measures.fastest(bench.Plan())
+    grid = load_grid(measures.BOOK / "book/experiments/low_resolution.toml")
+    recorded = Run(grid, "fastest", 0, Path(), Path())
+    Starts(1, precision="auto", seed=0).fit(*recorded.prepare())
+    assert settings[0] == settings[1]
 
 
 def test_a_page_weighs_what_it_names_and_nothing_else(tmp_path):

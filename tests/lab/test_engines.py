@@ -8,6 +8,7 @@ from torch import nn
 
 from d2l_lab import engines
 from d2l_lab.__main__ import main
+from d2l_utils.data import FashionMNIST, ImageSet
 
 NOT_HERE = {"ONNX Runtime, float32", "ONNX Runtime, int8", "torchao, int8, compiled"}
 
@@ -48,3 +49,15 @@ def test_a_record_has_a_row_per_engine_threads_and_batch(tmp_path, monkeypatch):
     cases = [(row["engine"], row["threads"], row["batch"]) for row in rows]
     assert cases == [(name, n, b) for n in (1, 2) for name in few for b in (1, 64)]
     assert all(len(row["seconds"]) == 1 for row in rows)
+
+
+def test_accuracies_are_those_of_exercise_4s_network(monkeypatch):
+    class Few(FashionMNIST):
+        def __init__(self, batch_size):
+            super().__init__(batch_size)
+            self.val = ImageSet(self.val.data[:500], self.val.targets[:500], self.resize)
+
+    monkeypatch.setattr(engines, "FashionMNIST", Few)
+    monkeypatch.setattr(engines, "ENGINES", {"float32": engines._float32})
+    with torch.no_grad():
+        assert engines.accuracies() == {"float32": pytest.approx(0.945, abs=0.03)}

@@ -3,6 +3,8 @@
 It is in `sections.py`, which `test_beside_d2l.py` holds beside D2L's own package.
 """
 
+import inspect
+
 import pytest
 import torch
 from sections import kept, linear_regression, use_root
@@ -47,6 +49,23 @@ def test_linear_regression_in_our_loop():
 def test_our_networks_are_those_of_the_sections():
     assert repr(d2l.AlexNet().net) == alexnet(d2l)
     assert repr(d2l.VGG(d2l.VGG_NARROW).net) == vgg(d2l)
+
+
+SIGNATURES = {  # as the book has them
+    d2l.SyntheticRegressionData: "(w, b, noise=0.01, num_train=1000, num_val=1000, batch_size=32)",
+    d2l.LinearRegressionScratch: "(num_inputs, lr, sigma=0.01)",
+    d2l.LeNet: "(lr=0.1, num_classes=10)",
+    d2l.Residual: "(num_channels, use_1x1conv=False, strides=1)",
+    d2l.ResNeXtBlock: "(num_channels, groups, bot_mul, use_1x1conv=False, strides=1)",
+    d2l.plot: "(X, Y=None, xlabel=None, ylabel=None, legend=(), xlim=None, ylim=None, "
+    "xscale='linear', yscale='linear', fmts=('-', 'm--', 'g-.', 'r:'), figsize=(3.5, 2.5), "
+    "axes=None)",
+}
+
+
+@pytest.mark.parametrize("used", SIGNATURES, ids=lambda used: used.__name__)
+def test_what_is_left_out_has_the_books_value(used):
+    assert str(inspect.signature(used)) == SIGNATURES[used]
 
 
 def test_a_timer_keeps_its_times(monkeypatch):
