@@ -257,7 +257,7 @@ def peak_memory(package) -> float:
 def import_time(module) -> float:
     """Return the seconds that a module takes to import beside torch."""
     code = f"import torch, time; t = time.time(); import {module}; print(time.time() - t)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     return float(run.stdout.split()[-1])
 
 

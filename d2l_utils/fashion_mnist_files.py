@@ -167,7 +167,7 @@ def _from_debian(folder: Path) -> Path:
         raise OSError("there is no apt-get")
 
     def run(*command):
-        result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        result = subprocess.run(command, cwd=folder, capture_output=True, encoding="locale")
         if result.returncode:
             raise OSError(result.stderr.strip() or f"{command[0]} ended with {result.returncode}")
 

@@ -20,8 +20,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "new" / "numbers.txt"
     >>> with atomic_write(path) as part:
-    ...     _ = part.write_text("1 2 3")
-    >>> path.read_text()
+    ...     _ = part.write_text("1 2 3", "utf-8")
+    >>> path.read_text("utf-8")
     '1 2 3'
     """
     path.parent.mkdir(parents=True, exist_ok=True)

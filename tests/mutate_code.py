@@ -103,19 +103,21 @@ def main():
     options = parser.parse_args()
     os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     everything = [f"{file.parent.name}/{file.name}" for file in sorted(ROOT.glob("d2l_*/*.py"))]
-    before = options.record.read_text().splitlines() if options.record.exists() else []
+    before = options.record.read_text("utf-8").splitlines() if options.record.exists() else []
     equivalent = {change for part in CONFIG["equivalent"].values() for change in part}
     verdicts = Counter()
-    with tempfile.TemporaryDirectory() as folder, options.record.open("a", buffering=1) as record:
+    lines = {"buffering": 1, "encoding": "utf-8"}
+    with tempfile.TemporaryDirectory() as folder, options.record.open("a", **lines) as record:
         copy = Path(folder) / "copy"
         shutil.copytree(ROOT, copy, ignore=NOT_COPIED)
         if (ROOT / "data").exists():
             (copy / "data").symlink_to(ROOT / "data")
         for module in options.modules or everything:
             planted = [*faults(module, options.count or CONFIG["count"].get(module, 5))]
-            tests, right, started = tests_of(module), (copy / module).read_text(), time.monotonic()
+            tests, right = tests_of(module), (copy / module).read_text("utf-8")
+            started = time.monotonic()
             if planted and outcome(copy, tests, limit=600) != "survived":
-                sys.exit(f"{module}: without a fault\n{(copy / 'tests.log').read_text()}")
+                sys.exit(f"{module}: without a fault\n{(copy / 'tests.log').read_text('utf-8')}")
             limit = 30 + 4 * (time.monotonic() - started)
             for change, code in planted:
                 verdict = "killed"

@@ -56,7 +56,7 @@ def state():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     git = ["git", "-C", ROOT, "log", "-1", "--format=%cs"]
     try:
-        day = date.fromisoformat(subprocess.check_output(git, text=True).strip())
+        day = date.fromisoformat(subprocess.check_output(git, encoding="utf-8").strip())
     except (OSError, subprocess.CalledProcessError):
         return {"book_version": project["version"]}
     return {"book_version": project["version"], "committed": f"{day.day} {day:%B %Y}"}

@@ -33,9 +33,11 @@ def warnings_of_the_build(tmp_path_factory, worker_id):
         if not log.exists():
             shutil.rmtree(HTML, ignore_errors=True)
             command = [Path(sys.executable).with_name("jupyter-book"), "build", ROOT, "--all", "-q"]
-            build = subprocess.run([*command, "-W", "--keep-going"], capture_output=True, text=True)
-            log.write_text("" if build.returncode == 0 else build.stdout + build.stderr)
-    return log.read_text()
+            build = subprocess.run(
+                [*command, "-W", "--keep-going"], capture_output=True, encoding="utf-8"
+            )
+            log.write_text("" if build.returncode == 0 else build.stdout + build.stderr, "utf-8")
+    return log.read_text("utf-8")
 
 
 @pytest.fixture(scope="session")

@@ -156,8 +156,10 @@ def in_outputs(rng, paths):
             name = f"{name_of(path)}.ipynb"
             nbformat.write(nb, copy / name)
             command = [sys.executable, "-m", "pytest", "--nbval", "-q", "--color=no", name]
-            output = subprocess.run(command, cwd=copy, capture_output=True, text=True).stdout
-            failed = {int(n) for n in re.findall(r"^FAILED \S+::Cell (\d+)", output, re.MULTILINE)}
+            run = subprocess.run(command, cwd=copy, capture_output=True, encoding="utf-8")
+            failed = {
+                int(n) for n in re.findall(r"^FAILED \S+::Cell (\d+)", run.stdout, re.MULTILINE)
+            }
             for number, kind in spoilt.items():
                 yield number in failed, kind, "chance", f"{path.stem}: cell {number}"
 

@@ -13,7 +13,7 @@ from test_notebooks import ROOT, toc_files
 
 import d2l_utils as d2l
 
-TOC = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+TOC = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
 PAGES = [*TOC, "index", "search", "genindex"]
 NARROW = ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128))
 DESKTOP = {"width": 1280, "height": 900}

@@ -64,7 +64,7 @@ def run(path, folder, **environment):
     command += ["--ExecutePreprocessor.kernel_name=python3", "--output", "run.ipynb"]
     environment = os.environ | {"D2L_DATA": str(find_folder())} | environment
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=350
+        command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=350
     )
 
 

@@ -87,7 +87,7 @@ def test_the_book_is_built_without_warnings(warnings_of_the_build):
 
 def test_every_page_of_the_contents_is_built(pages):
     built = {path.relative_to(HTML).with_suffix("").as_posix() for path in pages}
-    assert set(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))) <= built
+    assert set(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))) <= built
     assert {"index", "search"} <= built
 
 
@@ -117,7 +117,7 @@ def test_no_page_is_heavy(pages):
 
 def test_every_page_has_what_a_reader_goes_on_with(pages):
     """A search field, the page before and after, and of a notebook its source and copy buttons."""
-    names = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+    names = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
     for place, name in enumerate(names):
         page = pages[HTML / f"{name}.html"]
         assert page.find("form", class_="bd-search"), name
@@ -131,7 +131,7 @@ def test_every_page_has_what_a_reader_goes_on_with(pages):
 
 
 def test_every_page_describes_itself(pages):
-    names = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))
+    names = toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))
     metas = [
         pages[HTML / f"{name}.html"].find("meta", attrs={"name": "description"}) for name in names
     ]
@@ -142,9 +142,9 @@ def test_every_page_describes_itself(pages):
 
 def test_every_page_says_under_what_it_may_be_used_and_how_old_it_is(pages):
     git = ["git", "-C", ROOT, "log", "-1", "--format=%cs"]
-    committed = datetime.date.fromisoformat(subprocess.check_output(git, text=True).strip())
+    committed = datetime.date.fromisoformat(subprocess.check_output(git, encoding="utf-8").strip())
     version = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
-    for name in [*toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())), "genindex"]:
+    for name in [*toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))), "genindex"]:
         footer = pages[HTML / f"{name}.html"].find("footer", class_="bd-footer-content")
         licences = {tag.text: tag["href"] for tag in footer("a", rel="license")}
         assert licences == {
@@ -230,9 +230,10 @@ def test_what_dangles_is_noticed(tmp_path):
     (tmp_path / "a.html").write_text(
         '<h1 id="top"></h1><a href="#top"></a><a href="#gone"></a><a href="b.html#part"></a>'
         '<a href="b.html#gone"></a><a href="gone.html"></a><img src="gone.png">'
-        '<a href="https://example.org/gone"></a><script src="a.html?v=1"></script>'
+        '<a href="https://example.org/gone"></a><script src="a.html?v=1"></script>',
+        encoding="utf-8",
     )
-    (tmp_path / "b.html").write_text('<h2 id="part"></h2>')
+    (tmp_path / "b.html").write_text('<h2 id="part"></h2>', "utf-8")
     pages = {path: parse(path) for path in tmp_path.glob("*.html")}
     ((path, found),) = dangling(pages).items()
     assert path == tmp_path / "a.html"
@@ -249,7 +250,8 @@ def test_pictures_count_for_the_weight(tmp_path):
     (tmp_path / "x.png").write_bytes(bytes(1000))
     (tmp_path / "x.js").write_bytes(bytes(500))
     path = tmp_path / "a.html"
-    path.write_text('<img src="x.png"><img src="x.png"><script src="x.js?v=1"></script>')
+    html = '<img src="x.png"><img src="x.png"><script src="x.js?v=1"></script>'
+    path.write_text(html, "utf-8")
     assert weight(path, parse(path)) == 1500 + path.stat().st_size
     shared = frozenset({(tmp_path / "x.js").resolve()})
     assert weight(path, parse(path), shared) == 1000 + path.stat().st_size

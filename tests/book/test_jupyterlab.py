@@ -46,7 +46,7 @@ def lab(copy, browser):
     options = "--no-browser --port=0 --LabApp.expose_app_in_browser=True"
     command = ["make", "-o", "data", "lab", f"VENV={sys.prefix}", f"LAB={options}"]
     log = copy / "log"
-    with log.open("w") as out:
+    with log.open("w", encoding="utf-8") as out:
         server = subprocess.Popen(
             command,
             cwd=copy,
@@ -65,14 +65,15 @@ def lab(copy, browser):
 def address(server, log):
     """Waits until the server says where it listens."""
     for _ in range(300):
-        if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/lab\S*", log.read_text()):
+        said = log.read_text("utf-8")
+        if found := re.search(r"http://(?:localhost|127\.0\.0\.1):\d+/lab\S*", said):
             return found[0]
         try:
             server.wait(0.2)
         except subprocess.TimeoutExpired:
             continue
         break
-    pytest.fail(log.read_text())
+    pytest.fail(log.read_text("utf-8"))
 
 
 @pytest.fixture(scope="module")

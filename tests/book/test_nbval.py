@@ -27,7 +27,7 @@ def project(tmp_path):
 def failures(notebook, *options, cwd):
     """Runs `pytest --nbval`; returns the numbers of the cells that failed."""
     command = [sys.executable, "-m", "pytest", "--nbval", "--color=no", "-q", notebook, *options]
-    output = subprocess.run(command, cwd=cwd, capture_output=True, text=True).stdout
+    output = subprocess.run(command, cwd=cwd, capture_output=True, encoding="utf-8").stdout
     assert " passed" in output, output
     return sorted(int(n) for n in re.findall(r"^FAILED \S+::Cell (\d+)", output, re.MULTILINE))
 

@@ -359,7 +359,7 @@ def toc_files(node):
 
 
 def test_table_of_contents_lists_each_notebook_once():
-    listed = Counter(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text())))
+    listed = Counter(toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8"))))
     notebooks = {name_of(path) for path in NOTEBOOKS}
     assert notebooks <= set(listed)
     assert set(listed.values()) == {1}
@@ -415,5 +415,5 @@ def test_an_unchecked_cell_is_noticed():
 
 
 def test_nbval_reads_every_sanitize_rule():
-    text = (ROOT / "tests/nbval_sanitize.cfg").read_text()
+    text = (ROOT / "tests/nbval_sanitize.cfg").read_text("utf-8")
     assert len(get_sanitize_patterns(text)) == text.count("\nregex") == SANITIZE_RULES

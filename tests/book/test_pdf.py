@@ -31,7 +31,7 @@ def check(pages, book):
     lines = [line for page in pages[:2] for line in page.extract_text().splitlines()]
     contents = "\n".join(map(squeezed, lines))
     begins = []
-    for name in toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text()))[1:]:
+    for name in toc_files(yaml.safe_load((ROOT / "_toc.yml").read_text("utf-8")))[1:]:
         title = squeezed(parse(book / f"{name}.html").h1.find(string=True))
         (number,) = re.findall(rf"^{re.escape(title)}(\d+)$", contents, re.MULTILINE)
         text = pages[int(number) - 1].extract_text()

@@ -33,7 +33,7 @@ def misspelt(folder, texts):
     for name, text in texts.items():
         (folder / name.replace("/", " ")).write_text(text, encoding="utf-8")
     command = [sys.executable, "-m", "codespell_lib", "--toml", ROOT / "pyproject.toml", folder]
-    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, encoding="utf-8").stdout.splitlines()
     return [line.removeprefix(f"{folder}/") for line in lines if "==>" in line]
 
 

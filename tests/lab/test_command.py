@@ -82,5 +82,5 @@ def test_a_list_that_is_cut_short_by_head_ends_quietly(write):
     variants = "".join(f"[variants.a{i}]\nepochs = 1\n" for i in range(3))
     path = write(variants, top=f'question = ""\nseeds = {list(range(3000))}\n')
     shell = f"{sys.executable} -m d2l_lab train {path} --list | head -n 1"
-    done = subprocess.run(shell, shell=True, capture_output=True, text=True)
+    done = subprocess.run(shell, shell=True, capture_output=True, encoding="utf-8")
     assert (done.stdout, done.stderr) == ("0 of 9000 runs are recorded\n", "")

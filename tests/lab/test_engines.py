@@ -45,7 +45,7 @@ def test_a_record_has_a_row_per_engine_threads_and_batch(tmp_path, monkeypatch):
     assert main(["time", "--part", "engines", "--quick", "--results", str(tmp_path)]) == 0
     assert torch.get_num_threads() == threads
     (file,) = tmp_path.iterdir()
-    rows = json.loads(file.read_text())["times"]
+    rows = json.loads(file.read_text("utf-8"))["times"]
     cases = [(row["engine"], row["threads"], row["batch"]) for row in rows]
     assert cases == [(name, n, b) for n in (1, 2) for name in few for b in (1, 64)]
     assert all(len(row["seconds"]) == 1 for row in rows)

@@ -43,7 +43,7 @@ RECORDED = recorded_runs()
 def replays(files):
     """Replay records in a process of their own; return the lines that it prints."""
     command = [sys.executable, "-m", "d2l_lab", "replay", *map(str, files)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode in (0, 1), done.stderr
     return done.stdout.splitlines()
 

@@ -130,7 +130,7 @@ def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads)
     arguments = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
     assert main(["time", *arguments]) == 0
     (file,) = tmp_path.iterdir()
-    record = json.loads(file.read_text())
+    record = json.loads(file.read_text("utf-8"))
     assert record["hardware"]["threads"] == record["plan"]["rounds"] == 1
     assert {"versions", "tf32", "finished"} <= record.keys() and not record["memory_kept"]
     assert record["peak_memory"] == []  # that is a GPU's
@@ -153,7 +153,7 @@ def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch,
     assert main(arguments) == 0
     (file,) = tmp_path.iterdir()
     assert file.name.startswith("cpu-") and file.name.endswith("-memory-kept.json")
-    assert json.loads(file.read_text())["memory_kept"] is True
+    assert json.loads(file.read_text("utf-8"))["memory_kept"] is True
 
 
 def test_the_books_records_are_of_these_plans():

@@ -261,7 +261,9 @@ main(["train", sys.argv[1]])
 
 def test_what_a_killed_process_leaves_is_gone_on_from_and_tidied(write, tmp_path):
     path = write('[variants.a]\nhead = "gap"\n')
-    done = subprocess.run([sys.executable, "-c", KILLED, path], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, path], capture_output=True, encoding="utf-8"
+    )
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert any(name.endswith(".part") for name in files_below(tmp_path))
     assert train(path) == 0

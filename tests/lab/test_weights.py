@@ -81,7 +81,7 @@ def test_runs_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
     with pytest.raises(FileNotFoundError, match="base"):
         export(elsewhere, file)
     changed = tmp_path / "tiny.toml"
-    changed.write_text(GRID.replace("lr = 0.1", "lr = 0.2"))
+    changed.write_text(GRID.replace("lr = 0.1", "lr = 0.2"), "utf-8")
     with pytest.raises(ValueError, match="lr 0.1, now 0.2"):
         export(Run(load_grid(changed), "base", 0, run.results, run.checkpoints), file)
     assert not file.exists()

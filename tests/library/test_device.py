@@ -154,7 +154,7 @@ print(min(new_pages() for _ in range(8)))
 def test_memory_that_is_kept_is_not_asked_for_again():
     folder = str(Path(d2l.__file__).parent)
     command = [sys.executable, "-I", "-c", PAGES_OF_A_STEP, folder]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
     before, kept, after = map(int, done.stdout.split())
     assert kept == (platform.libc_ver()[0] == "glibc")

@@ -38,7 +38,7 @@ MODULES = [
 def run(code, *options):
     """Runs code in a Python of its own and returns what it prints; anything on stderr fails."""
     result = subprocess.run(
-        [sys.executable, *options, "-c", code], capture_output=True, text=True, timeout=120
+        [sys.executable, *options, "-c", code], capture_output=True, encoding="utf-8", timeout=120
     )
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
@@ -197,14 +197,18 @@ def test_no_module_imports_upwards(name):
     assert ours(code) <= set(ORDER[: ORDER.index(name)])
 
 
+def code_of(notebook):
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    return "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+
+
 EXERCISES = [p for p in sorted(REPOSITORY.glob("book/*.ipynb")) if p.stem != "reproducing"]
 
 
 @pytest.mark.parametrize("page", EXERCISES, ids=lambda page: page.stem)
 def test_exercises_import_the_library_alone(page):
-    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    assert ours(code) and not any(name.startswith("d2l_lab") for name in ours(code))
+    names = ours(code_of(page))
+    assert names and not any(name.startswith("d2l_lab") for name in names)
 
 
 # --- examples and docstrings ------------------------------------------------------------------
@@ -277,8 +281,53 @@ SCHEMAS = {
 def test_files_that_others_read_are_well_formed(schema):
     files = [str(path) for path in REPOSITORY.glob(SCHEMAS[schema])]
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}"]
-    checked = subprocess.run([*command, *files], capture_output=True, text=True, timeout=60)
+    checked = subprocess.run([*command, *files], capture_output=True, encoding="utf-8", timeout=60)
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def in_the_locales_encoding(code):
+    """Returns the lines that read or write text and leave open in which encoding."""
+    found = []
+    for call in (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)):
+        method, name = getattr(call.func, "attr", ""), getattr(call.func, "id", "")
+        named = {keyword.arg for keyword in call.keywords}
+        mode = "".join(str(getattr(arg, "value", "")) for arg in call.args[1:])
+        open_to_say = {
+            "read_text": not call.args,
+            "write_text": len(call.args) == 1,
+            "open": name == "open" and "b" not in mode,
+        }.get(method or name, "text" in named and method in ("run", "Popen", "check_output"))
+        if open_to_say and not named & {"encoding", None}:
+            found.append(call.lineno)
+    return found
+
+
+def test_text_is_read_and_written_in_a_named_encoding():
+    """Else what runs here may fail on Windows, or in a container without a locale."""
+    folders = [folder for name in ("d2l_*", "book", "tests") for folder in REPOSITORY.glob(name)]
+    code = {path: path.read_text("utf-8") for path in REPOSITORY.glob("*.py")}
+    code |= {path: path.read_text("utf-8") for folder in folders for path in folder.rglob("*.py")}
+    code |= {path: code_of(path) for path in REPOSITORY.glob("book/**/*.ipynb")}
+    found = {str(path): in_the_locales_encoding(text) for path, text in code.items()}
+    assert not {path: lines for path, lines in found.items() if lines}
+
+
+def test_the_locales_encoding_is_noticed():
+    lines = ["p.read_text()", "p.write_text('')", "open(p)", "open(p, 'w')", "run(c, text=True)"]
+    assert in_the_locales_encoding("\n".join(lines).replace("run", "subprocess.run")) == [
+        1,
+        2,
+        3,
+        4,
+        5,
+    ]
+    right = [
+        "p.read_text('utf-8')",
+        "p.write_text('', encoding='utf-8')",
+        "open(p, 'rb')",
+        "i.open(p)",
+    ]
+    assert not in_the_locales_encoding("\n".join(right))
 
 
 def test_windows_and_macos_run_the_commands_of_the_readme():
