@@ -82,9 +82,7 @@ class ProgressBoard(HyperParameters):
     figsize, display = (3.5, 2.5), True
 
     _mine = None  # the figure that this board made
-    _late = None  # the figure that asks for the curves when it is drawn
     _place = None  # where a picture grows in a notebook
-    _stale = False  # whether there are points that the figure lacks
 
     def __init__(
         self,
@@ -106,8 +104,8 @@ class ProgressBoard(HyperParameters):
 
     def __getstate__(self):
         # A copy gets a figure of its own once it draws; a copied one would be shown by itself.
-        figure = dict.fromkeys(("fig", "axes", "_mine", "_late", "_place"))
-        return {**self.__dict__, **figure, "_lines": {}, "_stale": True}
+        figure = dict.fromkeys(("fig", "axes", "_mine", "_place"))
+        return {**self.__dict__, **figure, "_lines": {}}
 
     def clear(self) -> None:
         """Forget all points. A figure that this board has made stays as it is."""
@@ -118,7 +116,7 @@ class ProgressBoard(HyperParameters):
             for line in getattr(self, "_lines", {}).values():
                 line.remove()
         else:
-            self.fig = self.axes = self._mine = self._late = None
+            self.fig = self.axes = self._mine = None
         self._lines: dict = {}
 
     def draw(self, x: float, y, label: str, every_n: int = 1) -> None:
@@ -133,53 +131,20 @@ class ProgressBoard(HyperParameters):
         columns = zip(*waiting, strict=True)
         points.append(Point(*(sum(map(float, column)) / len(waiting) for column in columns)))
         waiting.clear()
-        self._stale = True
-        if self.display and (time.monotonic() > self._pause_until or self._is_closed()):
-            self._show_now()
-
-    def show(self) -> None:
-        """Bring the picture up to date now, if there is one; it costs some milliseconds."""
-        if self.display and self._stale:
-            self._show_now()
+        if self.display:
+            self._show()
 
     def figure(self):
         """Return the Matplotlib figure, with all points."""
         from matplotlib import pyplot as plt
 
-        if self._is_closed():
-            self.fig = self.axes = self._mine = None
+        if self._mine is not None and not plt.fignum_exists(self._mine.number):
+            self.fig = self.axes = self._mine = None  # closed by a reader, or as its cell ended
         if self.axes is None:
             if self.fig is None:
                 self.fig = self._mine = plt.figure(figsize=self.figsize)
-            self.axes = self.fig.gca()
-            self._lines, self._stale = {}, True
-        figure = self.fig or self.axes.figure
-        if figure is not self._late:
-            self._plot_late(figure)
-        self._plot()
-        return figure
-
-    def _is_closed(self):  # by a reader, or at the end of its cell
-        from matplotlib import pyplot as plt
-
-        return self._mine is not None and not plt.fignum_exists(self._mine.number)
-
-    def _plot_late(self, figure):
-        # Curves are plotted when the figure is drawn: not once per point, and yet none is missing
-        # from what is shown or saved, whoever does it.
-        self._late, draw = figure, figure.draw
-
-        def draw_with_all_points(renderer):
-            if figure is self._late:
-                self._plot()
-            draw(renderer)
-
-        figure.draw = draw_with_all_points
-
-    def _plot(self):
-        if not self._stale:
-            return
-        self._stale, axes = False, self.axes
+            self.axes, self._lines = self.fig.gca(), {}
+        axes = self.axes
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, xscale=self.xscale, yscale=self.yscale)
         for i, (label, points) in enumerate(self.data.items()):
             if not points:
@@ -192,19 +157,20 @@ class ProgressBoard(HyperParameters):
         axes.relim()
         axes.autoscale_view()
         axes.set(**{k: v for k, v in {"xlim": self.xlim, "ylim": self.ylim}.items() if v})
+        return self.fig or axes.figure
 
-    def _show_now(self):
+    def _show(self):
         try:
             from matplotlib import pyplot as plt
         except ImportError:  # training goes without pictures
             return
-        start = time.monotonic()
-        figure = self.figure()
+        figure, start = self.figure(), time.monotonic()
         # A front end with a reader takes input; programs that run notebooks say that they do not.
-        if "inline" in plt.get_backend() and getattr(_kernel(), "_allow_stdin", False):
+        watched = "inline" in plt.get_backend() and getattr(kernel(), "_allow_stdin", False)
+        if watched and start > self._pause_until:
             self._grow(figure)
-        # So drawing takes a tenth of the time at most.
-        self._pause_until = time.monotonic() + 10 * (time.monotonic() - start)
+            # So this takes a tenth of the time at most.
+            self._pause_until = time.monotonic() + 10 * (time.monotonic() - start)
 
     def _grow(self, figure):
         # Where nobody looks nothing needs to be done: a figure is shown when its cell ends, and
@@ -228,12 +194,7 @@ class ProgressBoard(HyperParameters):
         ends.insert(0, last_picture)  # before the notebook shows all figures that are open
 
 
-def _kernel():
+def kernel():
     """Return the notebook's kernel, or None in a script or a terminal."""
     ipython = sys.modules.get("IPython")  # if it is not loaded, this is no notebook
     return getattr(ipython.get_ipython(), "kernel", None) if ipython else None
-
-
-def progress_options() -> dict:
-    """Return tqdm's options: no bar in a notebook, where the picture grows and stderr is stored."""
-    return {"disable": True} if _kernel() else {}

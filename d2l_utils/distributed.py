@@ -4,15 +4,14 @@
 """
 
 import atexit
-import os
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import distributed as dist
 
 from d2l_utils.device import gpu, num_gpus
 
-__all__ = ["add_up", "agree", "own_gpus", "processes", "share", "total"]
+__all__ = ["add_up", "agree", "own_gpus", "processes", "share"]
 
 
 @cache
@@ -33,9 +32,8 @@ def own_gpus(wanted: int) -> list[torch.device]:
     """Return the first `wanted` GPUs; each of several processes takes one of its own."""
     gpus = [gpu(i) for i in range(num_gpus())]
     if processes()[1] > 1 and wanted and gpus:
-        mine = gpus[int(os.environ["LOCAL_RANK"]) % len(gpus)]
-        torch.accelerator.set_device_index(mine.index)
-        return [mine]
+        gpus = [gpus[dist.get_node_local_rank() % len(gpus)]]
+        torch.accelerator.set_device_index(gpus[0].index)
     return gpus[:wanted]
 
 
@@ -60,22 +58,14 @@ def add_up(tensors, collective=None) -> None:
             tensor.copy_(whole)
 
 
-def total(numbers: list[float]) -> list[float]:
-    """Return the sums of numbers over all processes."""
-    if processes()[1] == 1:
-        return numbers
-    add_up([sums := torch.tensor(numbers, dtype=torch.float64)])
-    return sums.tolist()
-
-
 def agree(model, sources) -> None:
     """Give a model's tensors and random generators the values of process 0's."""
     if processes()[1] == 1:
         return
-    parameters, states = list(model.parameters()), [source.get_state() for source in sources]
-    if not parameters:
+    if not list(model.parameters()):
         raise TypeError(f"{type(model).__name__} has no parameters() for processes to share")
-    tensors = [*parameters, *model.buffers(), *states]
-    add_up(tensors, lambda tensor: dist.broadcast(tensor, 0))
-    for source, state in zip(sources, states, strict=True):
+    states = {source: source.get_state() for source in sources}
+    tensors = [*model.parameters(), *model.buffers(), *states.values()]
+    add_up(tensors, partial(dist.broadcast, src=0))
+    for source, state in states.items():
         source.set_state(state)

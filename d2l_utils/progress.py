@@ -2,10 +2,10 @@
 
 import torch
 
-from d2l_utils.board import progress_options
-from d2l_utils.distributed import processes, total
+from d2l_utils.board import kernel
+from d2l_utils.distributed import add_up, processes
 
-__all__ = ["Means", "clear", "draw", "progress_bar", "show"]
+__all__ = ["Means", "draw", "prepare_board", "progress_bar", "say_stopped"]
 
 
 class Means:
@@ -37,13 +37,18 @@ class Means:
     def pop(self) -> dict[str, float]:
         """Return the means and forget the values."""
         values, self._values = self._values, {}
-        sums = total([sum(float(value) * n for value, n in pairs) for pairs in values.values()])
-        samples = total([sum(n for _, n in pairs) for pairs in values.values()])
-        return {key: a / n for key, a, n in zip(values, sums, samples, strict=True)}
+        sums = [[sum(float(v) * n for v, n in p), sum(n for _, n in p)] for p in values.values()]
+        if processes()[1] > 1:
+            add_up([of_all := torch.tensor(sums, dtype=torch.float64)])
+            sums = of_all.tolist()
+        return {key: total / n for key, (total, n) in zip(values, sums, strict=True)}
 
 
 def progress_bar(trainer):
-    """Return a tqdm bar for all batches of a run; it leaves nothing behind."""
+    """Return a tqdm bar for all batches of a run; it leaves nothing behind.
+
+    There is none in a notebook, where the picture grows and stderr is stored.
+    """
     from tqdm import tqdm
 
     return tqdm(
@@ -52,18 +57,20 @@ def progress_bar(trainer):
         initial=trainer.epoch * trainer.num_train_batches,
         leave=False,
         unit="batch",
-        **(progress_options() if processes()[0] == 0 else {"disable": True}),
+        **({"disable": True} if kernel() or processes()[0] > 0 else {}),
     )
 
 
-def clear(model, max_epochs: int) -> None:
+def prepare_board(model, trainer) -> None:
     """Make the model's board ready for a run, if it has one; several processes show one."""
     if (board := getattr(model, "board", None)) is not None:
-        board.xlim = [0, max_epochs]
+        board.xlim = [0, trainer.max_epochs]
         if processes()[0] > 0:
             board.display = False
         if hasattr(board, "clear"):
             board.clear()
+    for row in trainer.history:  # of the checkpoint
+        draw(model, row)
 
 
 def draw(model, row: dict, bar=None) -> None:
@@ -76,7 +83,8 @@ def draw(model, row: dict, bar=None) -> None:
             board.draw(row["epoch"], value, key)
 
 
-def show(model) -> None:
-    """Bring the picture up to date, if the board is one that keeps points."""
-    if hasattr(getattr(model, "board", None), "show"):
-        model.board.show()
+def say_stopped(trainer) -> None:
+    """Say in which epoch a run was interrupted."""
+    if processes()[0] == 0:
+        epoch = min(trainer.epoch + 1, trainer.max_epochs)
+        print(f"Stopped in epoch {epoch}; the model keeps what it has learned.")

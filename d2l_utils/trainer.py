@@ -12,9 +12,9 @@ from torch import nn
 from d2l_utils import checks
 from d2l_utils.checkpoint import generators, resume, save_checkpoint
 from d2l_utils.device import PRECISIONS, actual_precision, cpu
-from d2l_utils.distributed import add_up, agree, own_gpus, processes, share
+from d2l_utils.distributed import add_up, agree, own_gpus, share
 from d2l_utils.hyperparameters import HyperParameters
-from d2l_utils.progress import Means, clear, draw, progress_bar, show
+from d2l_utils.progress import Means, draw, prepare_board, progress_bar, say_stopped
 
 __all__ = ["Trainer"]
 
@@ -53,7 +53,7 @@ class Trainer(HyperParameters):
     num_gpus, gradient_clip_val, precision, seed, checkpoint = 0, 0, "float32", None, None
     epoch = train_batch_idx = val_batch_idx = resumed_epochs = _images = 0
     interrupted = _steps_per_epoch = False
-    model = scheduler = _bar = _device = cast(Any, None)
+    model = scheduler = _bar = cast(Any, None)
 
     def __init__(
         self,
@@ -80,14 +80,10 @@ class Trainer(HyperParameters):
     def _means(self) -> Means:
         return Means()
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
         """The first of the GPUs, or the CPU, if it is not set to another."""
-        return self._device or (self.gpus[0] if self.gpus else cpu())
-
-    @device.setter
-    def device(self, device: torch.device) -> None:
-        self._device = torch.device(device)
+        return self.gpus[0] if self.gpus else cpu()
 
     def fit(self, model: nn.Module, data) -> None:
         """Train `model` on `data` for `max_epochs` epochs, or on from the checkpoint.
@@ -111,13 +107,10 @@ class Trainer(HyperParameters):
                     save_checkpoint(self)
         except KeyboardInterrupt:
             self.interrupted = True
-            if processes()[0] == 0:
-                epoch = min(self.epoch + 1, self.max_epochs)
-                print(f"Stopped in epoch {epoch}; the model keeps what it has learned.")
+            say_stopped(self)
         finally:
             model.eval()
             data.device, self._bar = cpu(), None  # on the CPU, where the next model is
-            show(model)
 
     def evaluate(self, model: nn.Module, data) -> dict[str, float]:
         """Return `val_loss` and `val_acc` of the model as it is."""
@@ -138,7 +131,6 @@ class Trainer(HyperParameters):
         self.prepare_data(data)
         checks.some(self.train_dataloader, "batch to train on")
         self.prepare_model(model)
-        clear(model, self.max_epochs)
         configured = self.model.configure_optimizers()
         parts = configured if isinstance(configured, tuple | list) else (configured,)
         self.optim, self.scheduler, steps_per = (*parts, None, None)[:3]
@@ -149,13 +141,12 @@ class Trainer(HyperParameters):
         if self.checkpoint is not None:
             resume(self)
         self.resumed_epochs = self.epoch
-        for row in self.history:
-            draw(model, row)
+        prepare_board(model, self)
         model.train()
 
     def prepare_data(self, data) -> None:
         """Make the loaders, and tell the data where its batches shall go."""
-        data.device = self.device
+        data.device = self.device = torch.device(self.device)
         self.train_dataloader = data.train_dataloader()
         self.val_dataloader = data.val_dataloader()
         self.num_train_batches = len(self.train_dataloader)
@@ -187,8 +178,7 @@ class Trainer(HyperParameters):
         """Train on each batch once, validate, and add a row to the history."""
         if self.train_batch_idx == 0:  # a run begins, whoever wrote its `fit`
             self.history, self.first_losses = [], []
-        sources = [*generators(self).values()]
-        agree(self.model, sources)
+        agree(self.model, generators(self).values())
         self._means = Means()
         self.model.train()
         start, self._images, losses = time.perf_counter(), 0, []
@@ -203,7 +193,8 @@ class Trainer(HyperParameters):
         if not self.history:
             self.first_losses = [float(loss) for loss in losses[:10]]
 
-        agree(self.model, sources)  # batch normalisation has seen each process's share alone
+        # Batch normalisation has seen each process's share alone.
+        agree(self.model, generators(self).values())
         self._validate()
         row = {"epoch": len(self.history) + 1} | self._means.pop()
         checks.epoch(self, row)
