@@ -178,9 +178,10 @@ class _Fastest(VGG):
             self.parameters(), self.lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
         )
         steps = self.trainer.num_train_batches
-        return optimiser, torch.optim.lr_scheduler.OneCycleLR(
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, self.lr, total_steps=steps, cycle_momentum=False
         )
+        return optimiser, cycle, "batch"
 
 
 def torchsummary(net) -> float:

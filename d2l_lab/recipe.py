@@ -38,9 +38,10 @@ class RecipeVGG(VGG):
             return optimiser
         steps = self.trainer.max_epochs * self.trainer.num_train_batches
         # The defaults of OneCycleLR cycle the momentum too, which Nesterov's form has no need of.
-        return optimiser, torch.optim.lr_scheduler.OneCycleLR(
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
             optimiser, max_lr=c.lr, total_steps=steps, cycle_momentum=False
         )
+        return optimiser, cycle, "batch"
 
     def training_step(self, batch):
         """Return the training loss: smoothed labels, and the teacher's logits if there is one."""

@@ -1,12 +1,10 @@
 """Checks of training: model, data, schedule, losses; each error names what is at fault."""
 
-import copy
 import math
-import warnings
 from itertools import chain
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from d2l_utils.device import PRECISIONS
 
@@ -49,34 +47,15 @@ def some(things, what: str) -> None:
         raise ValueError(f"there is no {what}: train_dataloader() or val_dataloader() is at fault")
 
 
-def schedule(trainer, steps_per) -> None:
-    """Raise a ValueError if a schedule cannot step here, or not when it seems to be meant to.
-
-    One that steps after each batch, unasked, seems to be meant for epochs if it takes the learning
-    rate to a thousandth or less in the first half of the steps. Milder ones are not found.
-    """
-    if steps_per not in (None, "epoch", "batch"):
-        raise ValueError(f"a schedule steps per {steps_per!r}; it must be 'epoch' or 'batch'")
-    if isinstance(trainer.scheduler, ReduceLROnPlateau):
-        raise ValueError("ReduceLROnPlateau needs a loss at each step; schedules here get none")
-    if steps_per or not isinstance(trainer.scheduler, LRScheduler):
-        return
-    weights = {id(p): p for p in trainer.model.parameters()}
-    scheduler = copy.deepcopy(trainer.scheduler, weights)  # but for the weights
-    half = math.ceil(trainer.max_epochs * trainer.num_train_batches / 2)
-    rates = []
-    with warnings.catch_warnings(action="ignore"):  # that the optimiser takes no step meanwhile
-        for _ in range(min(half, 10_000)):
-            rates.append(scheduler.get_last_lr()[0])
-            scheduler.step()
-    highest = max(rates)
-    lowest = min(rates[rates.index(highest) :])  # after it: a warm-up may start low
-    if lowest < highest / 999:  # so a thousandth counts, however it is rounded
+def schedule(scheduler, steps_per) -> None:
+    """Raise a ValueError if a schedule does not tell when it steps, or would wait for a loss."""
+    if scheduler is not None and steps_per not in ("epoch", "batch"):
         raise ValueError(
-            f"{type(scheduler).__name__} steps after each batch, and so takes the learning "
-            f"rate from {highest:.3g} to {lowest:.3g} in half of the steps; "
-            "let configure_optimizers return 'epoch' or 'batch' as a third item, as it is meant"
+            f"{type(scheduler).__name__} steps per {steps_per}; it must be 'epoch' or 'batch', "
+            "as configure_optimizers says by a third item"
         )
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau needs a loss at each step; schedules here get none")
 
 
 def losses(trainer, losses: list[torch.Tensor], first_step: int) -> None:

@@ -145,11 +145,9 @@ class Module(nn.Module, HyperParameters):
     def configure_optimizers(self):
         """Return plain SGD at `self.lr`.
 
-        A subclass may return another optimiser; or an optimiser and a learning-rate scheduler,
-        which the trainer steps after each batch; or these two and "epoch", for a scheduler that
-        is meant to step after each epoch, as `StepLR(optimiser, 2)` is. Where "epoch" is missing
-        the trainer notices only if the learning rate all but vanishes early: not with
-        `ExponentialLR(optimiser, 0.9)` over a few batches. `ReduceLROnPlateau` is not served.
+        A subclass may return another optimiser; or an optimiser, a learning-rate scheduler, and
+        "batch" or "epoch": after which the trainer is to step it. `ReduceLROnPlateau` is not
+        served.
         """
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 

@@ -90,7 +90,7 @@ class Trainer(HyperParameters):
 
         Raises:
             FloatingPointError: if a loss is not finite; it names epoch, step and what is at fault.
-            ValueError: if a batch is empty, a schedule seems to be meant for epochs, or the
+            ValueError: if a batch is empty, a schedule does not say when it steps, or the
                 checkpoint is damaged, of other settings or of more epochs.
             TypeError: if model or data are none, or have a state that a checkpoint would lose.
             OSError: if the checkpoint cannot be read or written.
@@ -135,7 +135,7 @@ class Trainer(HyperParameters):
         parts = configured if isinstance(configured, tuple | list) else (configured,)
         self.optim, self.scheduler, steps_per = (*parts, None, None)[:3]
         self._steps_per_epoch = steps_per == "epoch"
-        checks.schedule(self, steps_per)
+        checks.schedule(self.scheduler, steps_per)
         self.epoch = self.train_batch_idx = self.val_batch_idx = 0
         self.history, self.first_losses, self.interrupted = [], [], False
         if self.checkpoint is not None:

@@ -48,7 +48,7 @@ class Net(d2l.Classifier):
         if not self.schedule:
             return optimiser
         steps = self.trainer.max_epochs * self.trainer.num_train_batches
-        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, steps)
+        return optimiser, torch.optim.lr_scheduler.OneCycleLR(optimiser, 0.1, steps), "batch"
 
 
 class TenClasses(Net):

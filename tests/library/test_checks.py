@@ -41,60 +41,34 @@ def test_arguments_of_fit_that_are_something_else(arguments, culprit):
             use(*arguments())
 
 
-SCHEDULES = {
-    "StepLR": lambda sgd: lr_scheduler.StepLR(sgd, 1, 0.01),
-    "StepLR to a thousandth": lambda sgd: lr_scheduler.StepLR(sgd, 1, 0.001**0.5),
-    "CosineAnnealingLR": lambda sgd: lr_scheduler.CosineAnnealingLR(sgd, 1),
-}
+class Decays(Line):
+    """With a schedule that is said to step after `when`."""
+
+    def __init__(self, *when, schedule=lambda sgd: lr_scheduler.StepLR(sgd, 1, 0.1)):
+        super().__init__()
+        self.when, self.schedule = when, schedule
+
+    def configure_optimizers(self):
+        sgd = torch.optim.SGD(self.parameters(), 1.0)
+        return sgd, self.schedule(sgd), *self.when
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
-def test_a_schedule_that_is_meant_for_epochs(schedule):
-    """Of three batches each; stepped after batches, the learning rate would all but vanish."""
-
-    class Decays(Line):
-        def __init__(self, *when):
-            super().__init__()
-            self.when = when
-
-        def configure_optimizers(self):
-            optimiser = torch.optim.SGD(self.parameters(), 1.0)
-            return optimiser, schedule(optimiser), *self.when
-
-    def rate(*when):
-        return fit(Decays(*when), epochs=2).optim.param_groups[0]["lr"]
-
-    def rate_after(steps):
-        optimiser, scheduler = Decays().configure_optimizers()
-        for _ in range(steps):
-            optimiser.step()
-            scheduler.step()
-        return optimiser.param_groups[0]["lr"]
-
-    with pytest.raises(ValueError, match="LR steps after each batch"):
-        rate()
-    assert (rate("epoch"), rate("batch")) == (rate_after(2), rate_after(6))
-    with pytest.raises(ValueError, match="steps per 'epochs'"):
-        rate("epochs")
+@pytest.mark.parametrize(("when", "rate"), [("epoch", 1e-2), ("batch", 1e-6)])
+def test_a_schedule_steps_when_it_is_said_to(when, rate):
+    """In two epochs of three batches each."""
+    sgd = fit(Decays(when), epochs=2).optim
+    assert sgd.param_groups[0]["lr"] == pytest.approx(rate)
 
 
-@pytest.mark.parametrize("when", [(), ("epoch",)])
-def test_a_schedule_that_waits_for_a_loss_is_refused(when):
-    model = Line()
-    optimiser = torch.optim.SGD(model.parameters(), 1.0)
-    plateau = lr_scheduler.ReduceLROnPlateau(optimiser)
-    model.configure_optimizers = lambda: (optimiser, plateau, *when)
+@pytest.mark.parametrize(("when", "said"), [((), "None"), (("epochs",), "epochs")])
+def test_a_schedule_that_does_not_say_when_it_steps_is_refused(when, said):
+    with pytest.raises(ValueError, match=f"StepLR steps per {said}; it must be 'epoch' or 'batch'"):
+        fit(Decays(*when))
+
+
+def test_a_schedule_that_waits_for_a_loss_is_refused():
     with pytest.raises(ValueError, match="ReduceLROnPlateau"):
-        fit(model)
-
-
-def test_a_warm_up_may_start_low():
-    class WarmsUp(Line):
-        def configure_optimizers(self):
-            optimiser = torch.optim.SGD(self.parameters(), 1.0)
-            return optimiser, lr_scheduler.LinearLR(optimiser, 1e-4, 1.0, 3)
-
-    assert fit(WarmsUp(), epochs=4).optim.param_groups[0]["lr"] == pytest.approx(1)
+        fit(Decays("epoch", schedule=lr_scheduler.ReduceLROnPlateau))
 
 
 @pytest.mark.parametrize(("device", "value"), [("cpu", math.inf), ("like a gpu", math.nan)])
