@@ -61,9 +61,13 @@ __all__ = [
 
 
 def __getattr__(name):
-    """Serve what earlier chapters define, from a module that is imported only for that."""
+    """Serve what earlier chapters define, from modules that are imported only for that."""
+    if name == "plt":
+        return importlib.import_module("matplotlib.pyplot")
     earlier = importlib.import_module("d2l_utils.earlier_chapters")
-    if name in (*earlier.__all__, *earlier._TENSORS):
+    if name in earlier.TENSORS:
+        return earlier.TENSORS[name]
+    if name in earlier.__all__:
         return getattr(earlier, name)
     raise AttributeError(
         f"d2l_utils serves no {name!r}, only chapters 2 to 8 of the book; if it is a later "

@@ -4,17 +4,7 @@ import ctypes
 
 import torch
 
-__all__ = [
-    "PRECISIONS",
-    "actual_precision",
-    "cpu",
-    "fast_precision",
-    "gpu",
-    "keep_memory",
-    "num_gpus",
-    "try_all_gpus",
-    "try_gpu",
-]
+__all__ = ["cpu", "fast_precision", "gpu", "keep_memory", "num_gpus", "try_all_gpus", "try_gpu"]
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -63,10 +53,9 @@ def fast_precision(device: torch.device) -> str:
     """
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere was the first
-    elif device.type != "cpu":
-        fast = False  # not tried
-    else:
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:  # others than CPUs were not tried
+        on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        fast = device.type == "cpu" and on_cpu
     return "bfloat16" if fast else "float32"
 
 

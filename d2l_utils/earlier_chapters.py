@@ -16,29 +16,19 @@ from d2l_utils.module import Classifier, Module
 
 __all__ = ["SGD", "LeNet", "LinearRegression", "LinearRegressionScratch", "ResNeXtBlock"]
 __all__ += ["Residual", "SoftmaxRegression", "SyntheticRegressionData", "Timer", "corr2d"]
-__all__ += ["plot", "plt", "set_axes"]  # noqa: F822
+__all__ += ["plot", "set_axes"]
 
 # What the book's code for all frameworks calls the operations on tensors.
 _SAME = """abs arange argmax cos cosh exp eye float32 int32 int64 linspace log matmul meshgrid
 normal ones ones_like rand randn reshape sigmoid sin sinh stack swapaxes tanh tensor zeros
 zeros_like"""
-_TENSORS = {name: getattr(torch, name) for name in _SAME.split()} | {
+TENSORS = {name: getattr(torch, name) for name in _SAME.split()} | {
     "astype": torch.Tensor.type, "batch_matmul": torch.bmm, "concat": torch.cat,
     "expand_dims": torch.unsqueeze, "nn_Module": nn.Module, "reduce_mean": torch.mean,
     "reduce_sum": torch.sum, "repeat": torch.Tensor.repeat, "size": torch.numel,
     "to": torch.Tensor.to, "transpose": torch.t,
     "numpy": lambda x, *arguments, **options: x.detach().numpy(*arguments, **options),
 }  # fmt: skip
-
-
-def __getattr__(name):
-    if name == "plt":  # Matplotlib is imported by those alone who draw
-        from matplotlib import pyplot
-
-        return pyplot
-    if name in _TENSORS:
-        return _TENSORS[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 class SyntheticRegressionData(DataModule):
@@ -209,8 +199,10 @@ def plot(X, Y=None, xlabel=None, ylabel=None, legend=(), xlim=None, ylim=None,
     xs, ys = ([()], curves(X)) if Y is None else (curves(X), curves(Y))
     if len(xs) != len(ys):
         xs = xs * len(ys)
+    from matplotlib import pyplot as plt
+
     set_figsize(figsize)
-    axes = axes or __getattr__("plt").gca()
+    axes = axes or plt.gca()
     axes.cla()
     for x, y, fmt in zip(xs, ys, fmts, strict=False):
         axes.plot(*([x, y] if len(x) else [y]), fmt)

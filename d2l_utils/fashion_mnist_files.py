@@ -11,6 +11,7 @@ import stat
 import subprocess
 import tempfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -48,9 +49,6 @@ def load(root) -> list[torch.Tensor]:
         is_images = "images" in name
         tensors.append(content[16:].view(-1, 28, 28) if is_images else content[8:].long())
     return tensors
-
-
-# --- found ---------------------------------------------------------------------------------------
 
 
 def find_folder(root=None) -> Path | None:
@@ -92,17 +90,11 @@ def _repository_data() -> Path:
 
 def _path(folder: Path, name: str) -> Path | None:
     for path in (folder / name, folder / f"{name}.gz"):
-        try:
+        # From Python 3.14 on `path.is_file()` is False where one may not look.
+        with suppress(FileNotFoundError, NotADirectoryError):
             if stat.S_ISREG(path.stat().st_mode):
                 return path
-        except PermissionError as error:
-            raise PermissionError(f"no permission to search the folder {folder}") from error
-        except OSError:
-            continue
     return None
-
-
-# --- checked -------------------------------------------------------------------------------------
 
 
 def read_file(folder: Path, name: str) -> bytes:
@@ -115,16 +107,11 @@ def read_file(folder: Path, name: str) -> bytes:
     path: Path = _path(folder, name)  # type: ignore[assignment]
     try:
         content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except PermissionError as error:
-        raise PermissionError(f"no permission to read {path}") from error
-    except (EOFError, OSError, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise ValueError(f"{path} cannot be unpacked ({error}); {_MEND}") from error
     if hashlib.sha256(content).hexdigest() != FILES[name]:
         raise ValueError(f"{path} is truncated or altered, says its SHA-256; {_MEND}")
     return content
-
-
-# --- brought -------------------------------------------------------------------------------------
 
 
 def bring(root=None) -> Path:

@@ -39,22 +39,22 @@ def results(experiment: str):
     if not files:
         there = ", ".join(sorted(p.name for p in _FOLDER.glob("*") if p.is_dir()))
         raise FileNotFoundError(f"experiment is {experiment!r}; there are records of: {there}")
-    return pd.DataFrame([_row(json.loads(file.read_text(encoding="utf-8"))) for file in files])
-
-
-def _row(record: dict) -> dict:
-    return {
-        "variant": record["variant"],
-        "seed": record["seed"],
-        "accuracy": record["final"]["val_acc"],
-        "loss": record["final"]["val_loss"],
-        "macs": record["network"]["macs"],
-        "params": record["network"]["params"],
-        "precision": record["precision"],
-        "device": record["hardware"]["device"],
-        "seconds": record["wall_seconds"],
-        "history": record["history"],
-    }
+    records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    return pd.DataFrame(
+        {
+            "variant": record["variant"],
+            "seed": record["seed"],
+            "accuracy": record["final"]["val_acc"],
+            "loss": record["final"]["val_loss"],
+            "macs": record["network"]["macs"],
+            "params": record["network"]["params"],
+            "precision": record["precision"],
+            "device": record["hardware"]["device"],
+            "seconds": record["wall_seconds"],
+            "history": record["history"],
+        }
+        for record in records
+    )
 
 
 def speed(machine: str) -> dict:

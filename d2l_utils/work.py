@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["Work", "all_weights", "current_module", "memory", "tensors"]
 
@@ -132,13 +133,7 @@ def memory(tensor: torch.Tensor) -> int:
 
 def tensors(tree: Any) -> list[torch.Tensor]:
     """Return the tensors in nested lists, tuples and dicts."""
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    if isinstance(tree, dict):
-        tree = tree.values()
-    elif not isinstance(tree, list | tuple):
-        return []
-    return [tensor for branch in tree for tensor in tensors(branch)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def all_weights(net: nn.Module) -> list[torch.Tensor]:

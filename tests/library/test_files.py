@@ -142,11 +142,11 @@ def test_what_may_not_be_read_is_named(places, monkeypatch, capsys, method, what
 
     def ask(asked, *arguments, **options):  # as root, permissions alone would forbid nothing
         if path in (asked, asked.parent):
-            raise PermissionError(13, "Permission denied")
+            raise PermissionError(13, "Permission denied", str(asked))
         return allowed(asked, *arguments, **options)
 
     monkeypatch.setattr(Path, method, ask)
-    with pytest.raises(PermissionError, match=f"permission.*{path}"):
+    with pytest.raises(PermissionError, match=f"Permission denied: '{path}"):
         d2l.FashionMNIST(root=places / "root", train_size=1)
     assert command.main(["--root", str(places / "root")]) == 1
     assert str(path) in capsys.readouterr().err
