@@ -188,10 +188,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--cores", type=int, default=2, help="that each run takes on a Ray cluster (default: 2)")
     _add_folders(sub)
 
-    timing.add_arguments(command("time", _time, "Time the networks on this machine at rest."))
+    sub = command("time", _time, "Time the networks on this machine at rest.")
+    what = "networks, their layers and heads (the default), or a head in int8 by engine"
+    sub.add_argument("--part", choices=("networks", "engines"), default="networks", help=what)
+    keep = "only the CPU, and with memory that is kept from step to step"
+    sub.add_argument("--keep-memory", action="store_true", help=keep)
+    _add_rehearsal(sub)
 
-    description = "Time this package beside what readers would use instead."
-    bench.add_arguments(command("bench", bench.run, description))
+    what = "Time this package beside what readers would use instead."
+    _add_rehearsal(command("bench", bench.run, what))
 
     sub = command("export", weights.run, "Write a run's trained weights to a safetensors file.")
     weights.add_arguments(sub)
@@ -204,6 +209,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("results", type=Path, metavar="FOLDER", help="that holds SHA256SUMS")
     sub.add_argument("--mend", action="store_true", help="note new files, forget those gone")
     return parser
+
+
+def _add_rehearsal(parser):
+    results = "of the record (default: book/results/speed, but not for a rehearsal)"
+    parser.add_argument("--quick", action="store_true", help="little, and once: a rehearsal")
+    parser.add_argument("--results", type=Path, metavar="FOLDER", help=results)
 
 
 def _add_folders(parser):

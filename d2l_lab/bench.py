@@ -13,20 +13,16 @@ import argparse
 import dataclasses
 import statistics
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import torch
 
 from d2l_lab import measures
-from d2l_lab.machine import hardware, versions
-from d2l_lab.records import note, write_json
+from d2l_lab.clock import about, keep, seconds
 from d2l_utils.cost import layer_costs
 from d2l_utils.device import cpu, fast_precision
 from d2l_utils.models import VGG, VGG_ARCHS
-
-SECTION_STEPS = 10 * 469  # ten epochs in batches of 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,14 +49,9 @@ QUICK = Plan(rounds=1, images=512, epochs=1, batch_size=4, sides=((28, 40), (56,
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One comparison; both functions return what they took, in seconds or bytes.
+    """One comparison: what is done, who does it on the other side, the ratio that is aimed at.
 
-    Attributes:
-        what: what is done.
-        against: who does it on the other side.
-        bar: the ratio, theirs over ours, that is aimed at.
-        ours: measures this package once.
-        theirs: measures the other side once.
+    Each function measures one side once, in seconds or bytes; the ratio is theirs over ours.
     """
 
     what: str
@@ -70,137 +61,90 @@ class Row:
     theirs: Callable[[], float]
 
 
+def run(options: argparse.Namespace) -> int:
+    """Print the table, and write it unless this is a rehearsal; 1 if a row falls short."""
+    record = measure(QUICK if options.quick else Plan())
+    keep(record, "beside-d2l", options)
+    return int(any(statistics.median(row["ratios"]) < row["bar"] for row in record["rows"]))
+
+
 def measure(plan: Plan) -> dict:
     """Return the record of this machine: one entry per row with the ratio of each round."""
-    machine = hardware(cpu())  # with the load before this run adds its own
-    table = []
+    record = about(cpu(), plan) | {"rows": []}
     with measures.where_d2l_finds_its_data(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that d2l has more workers than there are cores
         for row in rows(plan):
             ratios = [row.theirs() / row.ours() for _ in range(plan.rounds)]
             entry = {"what": row.what, "against": row.against, "bar": row.bar, "ratios": ratios}
-            table.append(entry)
-            print(_line(entry), flush=True)
-    return {
-        "hardware": machine,
-        "versions": versions(),
-        "plan": dataclasses.asdict(plan),
-        "rows": table,
-    }
+            record["rows"].append(entry)
+            print(_line(**entry), flush=True)
+    return record
 
 
-def _line(entry: dict) -> str:
-    ratios = entry["ratios"]
+def _line(what, against, bar, ratios) -> str:
     middle, low, high = statistics.median(ratios), min(ratios), max(ratios)
-    verdict = "passes" if middle >= entry["bar"] else "falls short of"
-    name = f"{entry['what']}, against {entry['against']}"
-    return f"{name}: {middle:.3g} ({low:.3g} to {high:.3g}) {verdict} {entry['bar']:g}"
+    verdict = "passes" if middle >= bar else "falls short of"
+    return f"{what}, against {against}: {middle:.3g} ({low:.3g} to {high:.3g}) {verdict} {bar:g}"
 
 
-def rows(plan: Plan) -> list[Row]:
-    """Return all comparisons; the current folder is one where d2l finds Fashion-MNIST."""
-    passes = []
+def rows(plan: Plan) -> Iterator[Row]:
+    """Yield all comparisons; the current folder is one where d2l finds Fashion-MNIST."""
+    packages = (measures.OURS, measures.D2L)
     for side, bar in plan.sides:
         images = plan.images if side <= 28 else min(plan.images, 12_000)
         name = f"a pass over {images:,} training images at {side}×{side}"
-        pair = (
-            partial(measures.our_pass, side, images),
-            partial(measures.their_best_pass, side, images),
-        )
-        passes.append(Row(name, "d2l.FashionMNIST with its best workers", bar, *pair))
-    fast = fast_precision(cpu()) == "bfloat16"
-    steps = [
-        Row(
-            f"a training step of the narrow VGG-11 at {side}×{side}",
-            "the same network under d2l.Trainer",
-            2 if fast else 1.1,
-            partial(measures.our_step, side, plan.batch_size),
-            partial(measures.their_step, side, plan.batch_size),
-        )
-        for side in (56, 224)
-    ]
+        both = [partial(f, side, images) for f in (measures.our_pass, measures.their_best_pass)]
+        yield Row(name, "d2l.FashionMNIST with its best workers", bar, *both)
+
+    both = measures.epoch_and_loop(plan)
+    yield Row("an epoch of LeNet", "a loop written by hand", 1 / 1.03, *both)
+
+    name = f"{plan.epochs} epochs of LeNet with curves in a notebook"
+    both = [partial(measures.notebook, package, plan) for package in packages]
+    yield Row(name, "d2l.Trainer with its board", 3, *both)
+
+    bar = 2 if fast_precision(cpu()) == "bfloat16" else 1.1
+    for side in (56, 224):
+        name = f"a training step of the narrow VGG-11 at {side}×{side}"
+        steps = (measures.our_step, measures.their_step)
+        both = [partial(step, side, plan.batch_size) for step in steps]
+        yield Row(name, "the same network under d2l.Trainer", bar, *both)
+
+    both = [partial(measures.peak_memory, package) for package in packages]
+    yield Row("peak memory of an epoch of LeNet", "d2l.Trainer with its workers", 2, *both)
+
     net = VGG(VGG_ARCHS["E"], num_classes=1000).eval()
     with torch.no_grad():
         net(torch.zeros(1, 3, 224, 224))
-    count = partial(measures.mean_seconds, lambda: layer_costs(net, (3, 224, 224)), 20)
-    packages, quarter = (measures.OURS, measures.D2L), plan.images // 4
-    once, twice = "twice an epoch, and a tenth", "twice a quarter of them, and a tenth"
-    return [
-        *passes,
-        Row(
-            "an epoch of LeNet", "a loop written by hand", 1 / 1.03, *measures.epoch_and_loop(plan)
-        ),
-        Row(
-            f"{plan.epochs} epochs of LeNet with curves in a notebook",
-            "d2l.Trainer with its board",
-            3,
-            *(partial(measures.notebook, package, plan) for package in packages),
-        ),
-        *steps,
-        Row(
-            "peak memory of an epoch of LeNet",
-            "d2l.Trainer with its workers",
-            2,
-            *(partial(measures.peak_memory, package) for package in packages),
-        ),
-        Row(
-            "counting VGG-19 at 224×224",
-            "torchsummary",
-            50,
-            count,
-            partial(measures.torchsummary, net),
-        ),
-        Row("counting VGG-19 at 224×224", "torchinfo", 10, count, partial(measures.torchinfo, net)),
-        Row(
-            "import, torch's own left out",
-            "d2l",
-            10,
-            *(partial(measures.import_time, name) for name in ("d2l_utils", "d2l.torch")),
-        ),
-        Row(
-            f"time to an accuracy of {measures.SECTION_ACCURACY}",
-            "the section's recipe, a step by their number",
-            1000,
-            partial(measures.fastest, plan),
-            lambda: SECTION_STEPS * measures.their_step(224, plan.batch_size),
-        ),
-        Row(
-            "two epochs of LeNet",
-            once,
-            1,
-            partial(measures.training, quarter, 2),
-            lambda: 2.2 * measures.training(quarter, 1),
-        ),
-        Row(
-            "an epoch of LeNet on half of the images",
-            twice,
-            1,
-            partial(measures.training, 2 * quarter, 1),
-            lambda: 2.2 * measures.training(quarter, 1),
-        ),
-        Row("building the book", "10 seconds", 1, measures.build_time, lambda: 10.0),
-        Row("the heaviest page and its files", "1.5 MB", 1, measures.heaviest_page, lambda: 1.5e6),
-    ]
+    count = partial(seconds, partial(layer_costs, net, (3, 224, 224)), 0.5)
+    for other, bar in ((measures.torchsummary, 50), (measures.torchinfo, 10)):
+        yield Row("counting VGG-19 at 224×224", other.__name__, bar, count, partial(other, net))
 
+    both = [partial(measures.import_time, name) for name in ("d2l_utils", "d2l.torch")]
+    yield Row("import, torch's own left out", "d2l", 10, *both)
 
-# --- the command -----------------------------------------------------------------------------
+    name = f"time to an accuracy of {measures.SECTION_ACCURACY}"
+    ours, theirs = partial(measures.fastest, plan), partial(_section, plan.batch_size)
+    yield Row(name, "the section's recipe, a step by their number", 1000, ours, theirs)
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `python -m d2l_lab bench`."""
-    parser.add_argument("--quick", action="store_true", help="on little data, once: a rehearsal")
-    file = "the record (default: book/results/speed/beside-d2l.json)"
-    parser.add_argument("--record", type=Path, metavar="FILE", help=file)
-
-
-def run(options: argparse.Namespace) -> int:
-    """Print the table, and write it unless this is a rehearsal; 1 if a row falls short."""
-    default = (
-        None if options.quick else measures.BOOK / "book" / "results" / "speed" / "beside-d2l.json"
+    quarter = plan.images // 4
+    grown, more = partial(_grown, quarter), partial(measures.training, quarter, 2)
+    yield Row("two epochs of LeNet", "twice an epoch, and a tenth", 1, more, grown)
+    name, more = (
+        "an epoch of LeNet on half of the images",
+        partial(measures.training, 2 * quarter, 1),
     )
-    path = options.record or default
-    record = measure(QUICK if options.quick else Plan())
-    if path:
-        write_json(path, record)
-        note({path: path.read_bytes()})
-    return int(any(statistics.median(row["ratios"]) < row["bar"] for row in record["rows"]))
+    yield Row(name, "twice a quarter of them, and a tenth", 1, more, grown)
+
+    yield Row("building the book", "10 seconds", 1, measures.build_time, lambda: 10.0)
+    yield Row("the heaviest page and its files", "1.5 MB", 1, measures.heaviest_page, lambda: 1.5e6)
+
+
+def _section(batch_size) -> float:
+    """Return the seconds of ten epochs in batches of 128, by those of a step."""
+    return 10 * 469 * measures.their_step(224, batch_size)
+
+
+def _grown(images) -> float:
+    """Return the seconds of twice an epoch, and a tenth of that."""
+    return 2.2 * measures.training(images, 1)

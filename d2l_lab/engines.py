@@ -3,13 +3,10 @@
     python -m d2l_lab time --part engines           # five minutes; let the machine rest meanwhile
     python -m d2l_lab time --part engines --quick   # a rehearsal
 
-It needs what `pip install -e .[engines]` brings: ONNX, its exporter, ONNX Runtime and torchao. The
-record is `<results>/<machine>-engines.json`. Engines are measured in turn, round by round, so that
-time `i` of one was taken next to time `i` of another.
+It needs what `pip install -e .[engines]` brings: ONNX, its exporter, ONNX Runtime and torchao.
 """
 
 import argparse
-import dataclasses
 import io
 import logging
 import tempfile
@@ -24,19 +21,18 @@ import torch
 from torch import nn
 
 from d2l_lab import compress
-from d2l_lab.machine import hardware, versions
-from d2l_lab.records import note, write_json
-from d2l_lab.timing import Plan, file_name, in_turn
+from d2l_lab.clock import REPOSITORY, about, file_name, in_turn, keep
+from d2l_lab.heads import head_of, narrow
+from d2l_lab.timing import Plan
 from d2l_lab.weights import load_model
 from d2l_utils.data import FashionMNIST
 from d2l_utils.device import cpu
-from d2l_utils.models import VGG, VGG_NARROW
 
 PLAN = Plan(rounds=5, seconds=0.1)
 QUICK = Plan(rounds=1, seconds=0)
 THREADS = (1, 2)
 SIDES = (32, 224)  # of the images: the head reads 128 numbers, or 6,272
-WEIGHTS = Path(__file__).parents[1] / "book/results/low_resolution/final.safetensors"
+WEIGHTS = REPOSITORY / "book/results/low_resolution/final.safetensors"
 
 
 # --- the engines: from a head, maps and threads to a function of maps, and the bytes of a file ----
@@ -114,16 +110,10 @@ def _saved(module) -> int:
 
 def measure(plan: Plan) -> dict:
     """Return the record of this machine's CPU."""
-    machine, before = hardware(cpu()), torch.get_num_threads()
+    record = about(cpu(), plan, "torchao", "onnx", "onnxruntime")
     with _without_their_warnings(), torch.no_grad():
-        record = {
-            "hardware": machine,
-            "versions": versions() | _their_versions(),
-            "plan": dataclasses.asdict(plan),
-            "times": [row for side in SIDES for n in THREADS for row in times(side, n, plan)],
-            "accuracies": accuracies(),
-        }
-    torch.set_num_threads(before)
+        record["times"] = [r for side in SIDES for n in THREADS for r in times(side, n, plan)]
+        record["accuracies"] = accuracies()
     return record
 
 
@@ -137,9 +127,7 @@ def times(side: int, threads: int, plan: Plan) -> list[dict]:
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     torch.compiler.reset()  # it compiles no function more than some times
-    model = VGG(VGG_NARROW).eval()
-    model(torch.zeros(1, 1, side, side))
-    head = model.net[len(VGG_NARROW) :]
+    head = head_of(narrow(side))
     X = torch.randn(max(plan.head_batches), 128, side // 32, side // 32).relu()
     exact, rows = head(X), []
     for engine, make in ENGINES.items():
@@ -173,17 +161,8 @@ def _without_their_warnings():
             logging.disable(logging.NOTSET)
 
 
-def _their_versions() -> dict:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("torchao", "onnx", "onnxruntime")}
-
-
 def run(options: argparse.Namespace) -> int:
     """Measure this machine's CPU and write the record."""
     record = measure(QUICK if options.quick else PLAN)
-    path = options.results / f"{file_name(record['hardware'], cpu())}-engines.json"
-    write_json(path, record)
-    note({path: path.read_bytes()})
-    print(path)
+    keep(record, f"{file_name(record['hardware'], cpu())}-engines", options)
     return 0

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -44,6 +45,7 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def versions() -> dict:
-    """Return the versions that a result depends on."""
-    return {"python": platform.python_version(), "torch": str(torch.__version__)}
+def versions(*packages: str) -> dict:
+    """Return the versions that a result depends on: Python's, torch's, and those of packages."""
+    ours = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    return ours | {name: metadata.version(name) for name in packages}

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import textwrap
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -19,7 +20,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from d2l_utils.data import DataModule, FashionMNIST
+from d2l_lab.clock import REPOSITORY, Batches, noise, seconds
+from d2l_lab.grid import load_grid
+from d2l_lab.recipe import RecipeVGG
+from d2l_utils.data import FashionMNIST
 from d2l_utils.fashion_mnist_files import FILES, find_folder, read_file
 from d2l_utils.models import VGG, VGG_NARROW
 from d2l_utils.module import Classifier
@@ -28,7 +32,6 @@ from d2l_utils.trainer import Trainer
 SECTION_ACCURACY = 0.8958  # what the section's published run ends with at 224 x 224
 WORKERS = (0, 1, 2, 4)  # d2l's own default is 4
 OURS, D2L = "import d2l_utils as d2l", "from d2l import torch as d2l"
-BOOK = Path(__file__).parents[1]
 
 
 def _seconds(run: Callable) -> float:
@@ -38,23 +41,13 @@ def _seconds(run: Callable) -> float:
     return time.perf_counter() - start
 
 
-def mean_seconds(run: Callable, times: int) -> float:
-    """Return the seconds of a call of something short, as the mean of some, after a warm-up."""
-    from torch.utils.benchmark import Timer  # slow to import, and looks for a CUDA compiler
-
-    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-    return timer.timeit(times).mean
-
-
-def _drain(batches) -> None:
-    for _ in batches:
-        pass
+def _pass(data) -> float:
+    return _seconds(lambda: deque(data.train_dataloader(), maxlen=0))
 
 
 def our_pass(side, images) -> float:
     """Return the seconds of a pass over our batches."""
-    data = FashionMNIST(128, (side, side), train_size=images)
-    return _seconds(lambda: _drain(data.train_dataloader()))
+    return _pass(FashionMNIST(128, (side, side), train_size=images))
 
 
 def their_best_pass(side, images) -> float:
@@ -68,7 +61,7 @@ def _their_pass(side, images, workers) -> float:
     data = book.FashionMNIST(128, (side, side))
     data.num_workers = workers
     data.train = torch.utils.data.Subset(data.train, range(images))
-    return _seconds(lambda: _drain(data.train_dataloader()))
+    return _pass(data)
 
 
 @cache
@@ -94,15 +87,9 @@ def _model(net, lr, base=Classifier):
 
 def epoch_and_loop(plan) -> tuple[Callable, Callable]:
     """Return an epoch under our trainer and one of a bare loop, on the same batches."""
-    data = FashionMNIST(128, train_size=plan.images, seed=0)
-    batches = list(data.train_dataloader())
-
-    class Batches(DataModule):
-        def get_dataloader(self, train):
-            return batches if train else None
-
+    batches = list(FashionMNIST(128, train_size=plan.images, seed=0).train_dataloader())
     trainer = Trainer(1, seed=0)
-    trainer.start(_model(lenet(), 0.1), Batches())
+    trainer.start(_model(lenet(), 0.1), Batches(*batches))
     net = lenet()
     net(batches[0][0])
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
@@ -116,24 +103,18 @@ def epoch_and_loop(plan) -> tuple[Callable, Callable]:
     return partial(_seconds, trainer.fit_epoch), partial(_seconds, loop)
 
 
-class _NotValidated(FashionMNIST):
-    def val_dataloader(self):
-        return None
-
-
 def training(images, epochs) -> float:
     """Return the seconds of a training of LeNet without validation and curves."""
-    model, data = _model(lenet(), 0.1), _NotValidated(128, train_size=images)
-    model.board.display = False
+    model, data = _model(lenet(), 0.1), FashionMNIST(128, train_size=images)
+    model.board.display, data.val_dataloader = False, lambda: None
     return _seconds(lambda: Trainer(epochs, seed=0).fit(model, data))
 
 
 def our_step(side, batch_size) -> float:
     """Return the seconds of a training step under our trainer."""
-    trainer = Trainer(1, precision="auto", seed=0)
-    trainer.start(VGG(VGG_NARROW, 0.01), _OneBatch(batch_size, side))
-    batch = trainer.data.batch
-    return mean_seconds(lambda: trainer.step(batch), 2)
+    trainer, batch = Trainer(1, precision="auto", seed=0), noise(batch_size, side)
+    trainer.start(VGG(VGG_NARROW, 0.01), Batches(batch))
+    return seconds(partial(trainer.step, batch), 0.5)
 
 
 def their_step(side, batch_size) -> float:
@@ -144,44 +125,21 @@ def their_step(side, batch_size) -> float:
     model.board.display = False  # what drawing costs is a row of its own
     model.apply_init([torch.zeros(1, 1, side, side)])
     trainer = book.Trainer(max_epochs=1)
-    trainer.fit(model, _OneBatch(batch_size, side))
-    return mean_seconds(trainer.fit_epoch, 2)
-
-
-class _OneBatch(DataModule):
-    """One batch of noise, for either trainer."""
-
-    def __init__(self, batch_size, side):
-        super().__init__()
-        self.batch = [torch.randn(batch_size, 1, side, side), torch.arange(batch_size) % 10]
-
-    def get_dataloader(self, train):
-        return [self.batch] if train else None
+    trainer.fit(model, Batches(noise(batch_size, side)))
+    return seconds(trainer.fit_epoch, 0.5)
 
 
 def fastest(plan) -> float:
     """Return the seconds of the whole epoch in which exercise 4's fastest network learns enough."""
-    torch.manual_seed(0)
-    model = _Fastest(((1, 16), (2, 32), (2, 64)), 0.4, head="gap", batch_norm=True)
-    data = FashionMNIST(128, train_size=plan.images)
+    grid = load_grid(REPOSITORY / "book" / "experiments" / "low_resolution.toml")
+    model = RecipeVGG(grid.variants["fastest"])
+    data = FashionMNIST(model.config.batch_size, train_size=plan.images)
     trainer = Trainer(1, precision="auto", seed=0)
-    seconds = _seconds(lambda: trainer.fit(model, data))
+    took = _seconds(lambda: trainer.fit(model, data))
     reached = trainer.history[-1]["val_acc"]
     if reached < SECTION_ACCURACY and plan.images == 60_000:
         raise ArithmeticError(f"the fastest network ended at {reached}")
-    return seconds
-
-
-class _Fastest(VGG):
-    def configure_optimizers(self):
-        optimiser = torch.optim.SGD(
-            self.parameters(), self.lr, momentum=0.9, nesterov=True, weight_decay=5e-4, fused=True
-        )
-        steps = self.trainer.num_train_batches
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, self.lr, total_steps=steps, cycle_momentum=False
-        )
-        return optimiser, cycle, "batch"
+    return took
 
 
 def torchsummary(net) -> float:
@@ -272,9 +230,9 @@ def build_time() -> float:
 
 def _build(folder: Path) -> Path:
     """Build the book anew, as `make book` does, and return the folder of its pages."""
-    command = [Path(sys.executable).with_name("jupyter-book"), "build", BOOK, "--all", "-q"]
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", ".", "--all", "-q"]
     command += ["--path-output", folder.resolve()]
-    subprocess.run(command, cwd=BOOK, check=True, capture_output=True)  # _config.yml is read there
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True)
     return folder / "_build" / "html"
 
 

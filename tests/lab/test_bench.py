@@ -8,12 +8,8 @@ from pathlib import Path
 import pytest
 from torchvision.datasets import FashionMNIST
 
-from d2l_lab import bench, measures
+from d2l_lab import bench, clock, measures
 from d2l_lab.__main__ import main
-from d2l_lab.grid import load_grid
-from d2l_lab.run import Run
-from d2l_utils.checkpoint import fingerprint
-from d2l_utils.trainer import Trainer
 
 
 def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
@@ -24,14 +20,20 @@ def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
     rows = [row, dataclasses.replace(row, bar=4.5)]
     monkeypatch.setattr(bench, "rows", lambda plan: rows)
     monkeypatch.setattr(bench, "QUICK", dataclasses.replace(bench.QUICK, rounds=3))
-    assert main(["bench", "--quick", "--record", str(tmp_path / "a.json")]) == 1
-    first, second = capsys.readouterr().out.splitlines()
+    assert main(["bench", "--quick", "--results", str(tmp_path)]) == 1
+    first, second, file = capsys.readouterr().out.splitlines()
     assert first.endswith("4 (3 to 5) passes 2") and second.endswith("falls short of 4.5")
-    record = json.loads((tmp_path / "a.json").read_text("utf-8"))
+    record = json.loads(Path(file).read_text("utf-8"))
+    assert [*tmp_path.iterdir()] == [tmp_path / "beside-d2l.json"] == [Path(file)]
     assert [row["ratios"] for row in record["rows"]] == [[4, 3, 5]] * 2
     assert record["hardware"]["threads"] and record["plan"]["rounds"] == 3
     rows.pop()
+    monkeypatch.setattr(clock, "REPOSITORY", tmp_path)
     assert main(["bench", "--quick"]) == 0
+    assert not (tmp_path / "book").exists()  # a rehearsal is no record
+    monkeypatch.setattr(bench, "Plan", lambda: bench.QUICK)
+    assert main(["bench"]) == 0
+    assert (tmp_path / "book/results/speed/beside-d2l.json").exists()
 
 
 def test_d2l_finds_the_data_set_as_torchvision_keeps_it():
@@ -46,25 +48,6 @@ def test_what_is_timed_at_all_runs():
     assert all(side() > 0 for side in measures.epoch_and_loop(plan))
     assert measures.training(256, 1) > 0 and measures.our_pass(28, 256) > 0
     assert measures.our_step(32, 2) > 0 and measures.import_time("d2l_utils") > 0
-
-
-@pytest.mark.slow
-def test_the_fastest_network_is_trained_as_in_exercise_4(monkeypatch):
-    settings = []
-
-    class Starts(Trainer):
-        def fit(self, model, data):
-            self.start(model, data)
-            told = {k: v for k, v in fingerprint(self).items() if k.startswith(("opt", "sched"))}
-            settings.append((str(model.net), data.batch_size, told))
-            self.history = [{"val_acc": 1.0}]
-
-    monkeypatch.setattr(measures, "Trainer", Starts)
-    measures.fastest(bench.Plan())
-    grid = load_grid(measures.BOOK / "book/experiments/low_resolution.toml")
-    recorded = Run(grid, "fastest", 0, Path(), Path())
-    Starts(1, precision="auto", seed=0).fit(*recorded.prepare())
-    assert settings[0] == settings[1]
 
 
 def test_a_page_weighs_what_it_names_and_nothing_else(tmp_path):

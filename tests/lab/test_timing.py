@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import d2l_utils as d2l
-from d2l_lab import engines, timing
+from d2l_lab import clock, engines, timing
+from d2l_lab import heads as heads_module
 from d2l_lab.__main__ import main
 from d2l_lab.grid import load_grid
 
@@ -29,9 +30,6 @@ def small_networks(monkeypatch):
         return lambda: d2l.VGG(((num_convs, 2), (1, 4)), timing.LR, head=(8,))
 
     monkeypatch.setattr(timing, "NETWORKS", {"VGG-11": small(2), "narrow VGG-11": small(1)})
-    threads = torch.get_num_threads()  # the command sets them, for the tests that come next too
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
@@ -40,14 +38,14 @@ def small_heads(monkeypatch):
         raise ModuleNotFoundError("No module named 'torchao'")
 
     heads = {"fc4096": torch.nn.Flatten, "int8": missing}
-    monkeypatch.setattr(timing, "_heads", lambda side, ranks, keep: heads)
+    monkeypatch.setattr(heads_module, "heads", lambda side, ranks, keep: heads)
 
 
 def test_times_are_taken_in_turn(monkeypatch):
     order = []
-    monkeypatch.setattr(timing, "_seconds", lambda run, plan: run() or float(len(order)))
+    monkeypatch.setattr(clock, "seconds", lambda run, at_least: run() or float(len(order)))
     rows = [({"row": name}, lambda name=name: order.append(name)) for name in "ab"]
-    rows = timing.in_turn(rows, dataclasses.replace(SMALL, rounds=2))
+    rows = clock.in_turn(rows, dataclasses.replace(SMALL, rounds=2))
     assert order == ["a", "b", "a", "b"]
     assert rows == [{"row": "a", "seconds": [1.0, 3.0]}, {"row": "b", "seconds": [2.0, 4.0]}]
 
@@ -56,7 +54,7 @@ def test_what_a_card_has_no_room_for_is_left_out(monkeypatch):
     def full():
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    rows = timing.in_turn([({"row": "a"}, full), ({"row": "b"}, lambda: None)], SMALL)
+    rows = clock.in_turn([({"row": "a"}, full), ({"row": "b"}, lambda: None)], SMALL)
     assert [row["row"] for row in rows] == ["b"]
     trainer = timing._trainer(timing.NETWORKS["VGG-11"], 32, CPU, "float32")
     monkeypatch.setattr(trainer, "step", lambda batch: full())
@@ -86,7 +84,7 @@ def test_layers_are_measured_in_order_and_flatten_is_none():
 
 
 def test_heads_give_what_their_names_say():
-    heads = timing._heads(32, ((16, 8),), (0.25,))
+    heads = heads_module.heads(32, ((16, 8),), (0.25,))
     X = torch.randn(2, 128, 1, 1)
     made = {name: make().eval() for name, make in heads.items() if name not in ("int8", "blocks")}
     weights = {name: sum(p.numel() for p in net.parameters()) for name, net in made.items()}
@@ -127,11 +125,12 @@ def test_a_peak_is_that_of_one_network_alone(monkeypatch):
 
 def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads):
     monkeypatch.setattr(timing, "QUICK", SMALL)
-    arguments = ["--quick", "--device", "cpu", "--threads", "1", "--results", str(tmp_path)]
-    assert main(["time", *arguments]) == 0
+    monkeypatch.setattr(timing, "try_all_gpus", lambda: [CPU])
+    assert main(["time", "--quick", "--results", str(tmp_path)]) == 0
     (file,) = tmp_path.iterdir()
     record = json.loads(file.read_text("utf-8"))
-    assert record["hardware"]["threads"] == record["plan"]["rounds"] == 1
+    assert record["hardware"]["threads"] == torch.get_num_threads()
+    assert record["plan"] == json.loads(json.dumps(dataclasses.asdict(SMALL)))
     assert {"versions", "tf32", "finished"} <= record.keys() and not record["memory_kept"]
     assert record["peak_memory"] == []  # that is a GPU's
     assert record["network_times"] and record["layer_times"]
@@ -143,9 +142,9 @@ def test_the_command_writes_one_whole_record(tmp_path, monkeypatch, small_heads)
 
 
 def test_with_memory_kept_the_cpu_has_a_record_of_its_own(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(timing, "measure", lambda device, plan: {"hardware": timing.hardware(CPU)})
+    monkeypatch.setattr(timing, "measure", timing.about)
     monkeypatch.setattr(timing, "try_all_gpus", lambda: [torch.device("cuda")])
-    arguments = ["time", "--keep-memory", "--threads", "1", "--results", str(tmp_path)]
+    arguments = ["time", "--keep-memory", "--results", str(tmp_path)]
     monkeypatch.setattr(timing, "keep_memory", lambda: False)
     assert main(arguments) == 2
     assert "C library" in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -171,19 +170,13 @@ def test_the_small_networks_are_those_of_exercise_4():
         assert str(timing.SMALL_NETWORKS[name]()) == str(net), name
 
 
-def test_a_device_that_is_not_there_is_refused(monkeypatch, capsys):
-    monkeypatch.setattr(timing, "try_all_gpus", lambda: [CPU])
-    assert main(["time", "--device", "cuda"]) == 2
-    assert "'cuda'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_file_is_named_after_the_machine(precision, monkeypatch):
-    monkeypatch.setattr(timing, "fast_precision", lambda device: precision)
+    monkeypatch.setattr(clock, "fast_precision", lambda device: precision)
     machine = {"device": "cpu", "processor": "AMD EPYC(TM) 9354", "cores": 2}
-    assert timing.file_name(machine, CPU) == f"cpu-amd-epyc-tm-9354-2-cores-{precision}"
+    assert clock.file_name(machine, CPU) == f"cpu-amd-epyc-tm-9354-2-cores-{precision}"
     card = machine | {"device": "NVIDIA H100 80GB HBM3"}
-    assert timing.file_name(card, torch.device("cuda:0")) == "nvidia-h100-80gb-hbm3"
+    assert clock.file_name(card, torch.device("cuda:0")) == "nvidia-h100-80gb-hbm3"
 
 
 def test_a_bare_gpu_machine_can_run_it():

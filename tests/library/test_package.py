@@ -24,8 +24,8 @@ LIBRARY = """
     distributed checkpoint checks progress trainer results earlier_chapters __main__
 """.split()
 LABORATORY = """
-    machine records compress grid recipe run replay timing measures bench weights engines cluster
-    __main__
+    machine records compress grid recipe run replay clock heads timing measures bench weights
+    engines cluster __main__
 """.split()
 ORDER = [f"d2l_utils.{name}" for name in LIBRARY] + [f"d2l_lab.{name}" for name in LABORATORY]
 MODULES = [
