@@ -5,6 +5,8 @@ python -m d2l_lab train GRID.toml --variant r56 --seed 0    # a part of it
 python -m d2l_lab train GRID.toml --list                    # what is there, what is not
 python -m d2l_lab train GRID.toml --ray 10.0.0.1:6379       # on a Ray cluster
 python -m d2l_lab time                                      # how long the networks take here
+python -m d2l_lab time --keep-memory                        # with `d2l.keep_memory()`
+python -m d2l_lab time --quick --results rehearsal          # small images, in one minute
 python -m d2l_lab time --part engines                       # a head in int8, by engine
 python -m d2l_lab bench                                     # beside d2l, torchinfo and others
 python -m d2l_lab export GRID.toml final 0 final.safetensors
@@ -17,18 +19,20 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from filelock import Timeout
 
-from d2l_lab import bench, engines, timing, weights
+from d2l_lab import bench, engines, timing
 from d2l_lab.cluster import train_on_ray
-from d2l_lab.grid import Grid, load_grid
+from d2l_lab.grid import load_grid
 from d2l_lab.machine import avoid_amx
-from d2l_lab.records import differences
+from d2l_lab.records import differences, note
 from d2l_lab.replay import replayed, run_of, why_not
 from d2l_lab.run import Run, default_folders
+from d2l_lab.weights import export, load_card
 from d2l_utils.data import FashionMNIST
 from d2l_utils.device import keep_memory
 
@@ -51,14 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # --- train --------------------------------------------------------------------------------------
 
 
-def runs_of(grid: Grid, results: Path, checkpoints: Path) -> Iterator[Run]:
-    """Yield all runs of a grid, seed by seed."""
-    for seed in sorted({seed for seeds in grid.seeds.values() for seed in seeds}):
-        for variant in grid.variants:
-            if seed in grid.seeds[variant]:
-                yield Run(grid, variant, seed, results, checkpoints)
-
-
 def _train(options) -> int:
     runs = _chosen_runs(options)
     if not options.list:
@@ -75,11 +71,13 @@ def _train(options) -> int:
 
 
 def _chosen_runs(options) -> list[Run]:
+    """Return the runs of the grids that are asked for, seed by seed."""
     runs = []
     for path in options.grids:
-        results, checkpoints = default_folders(path)
-        results, checkpoints = options.results or results, options.checkpoints or checkpoints
-        runs += runs_of(load_grid(path), results, checkpoints)
+        grid, (results, checkpoints) = load_grid(path), default_folders(path)
+        folders = options.results or results, options.checkpoints or checkpoints
+        of_grid = [Run(grid, v, seed, *folders) for v in grid.variants for seed in grid.seeds[v]]
+        runs += sorted(of_grid, key=attrgetter("seed"))
     if len({run.record for run in runs}) < len(runs):
         raise ValueError("two of these grids have one name, so their records would be the same")
     for key in ("variant", "seed"):
@@ -145,6 +143,16 @@ def _time(options) -> int:
     return (engines if options.part == "engines" else timing).run(options)
 
 
+def _export(options) -> int:
+    (run,), file = _chosen_runs(options), options.file
+    export(run, file)
+    note({file: file.read_bytes()})
+    card, size = load_card(file), file.stat().st_size
+    params, accuracy = card["network"]["params"], card["final"]["val_acc"]
+    print(f"{file}: {params:,} parameters, {size:,} bytes, accuracy {accuracy:.4f}")
+    return 0
+
+
 def _replay(options) -> int:
     avoid_amx()
     wrong = 0
@@ -198,8 +206,11 @@ def _parser() -> argparse.ArgumentParser:
     what = "Time this package beside what readers would use instead."
     _add_rehearsal(command("bench", bench.run, what))
 
-    sub = command("export", weights.run, "Write a run's trained weights to a safetensors file.")
-    weights.add_arguments(sub)
+    sub = command("export", _export, "Write a run's trained weights to a safetensors file.")
+    sub.add_argument("grids", nargs=1, type=Path, metavar="GRID.toml", help="the grid of the run")
+    sub.add_argument("variant", nargs=1, metavar="VARIANT", help="the run's variant")
+    sub.add_argument("seed", nargs=1, type=int, metavar="SEED", help="the run's seed")
+    sub.add_argument("file", type=Path, metavar="FILE.safetensors", help="the file to write")
     _add_folders(sub)
 
     sub = command("replay", _replay, "Train the first steps of recorded runs again, and compare.")

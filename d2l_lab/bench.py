@@ -1,12 +1,9 @@
 """How fast the library is beside what readers would use instead.
 
-    make bench                          # the same, with d2l installed beside it
-    python -m d2l_lab bench             # some twenty minutes; let the machine rest meanwhile
-    python -m d2l_lab bench --quick     # a rehearsal on little data, whose ratios mean nothing
-
 Both sides are measured in one run, in turn, round by round, and a row is the ratio of the two,
 never a bare time. The other side is d2l 1.0.3 as published, a loop written by hand, torchsummary,
-torchinfo or a limit. It needs d2l and scipy, which `make bench` puts into a folder of their own.
+torchinfo or a limit. It needs d2l and scipy, which `make bench` puts into a folder of their own,
+and half an hour in which the machine rests. The ratios of a rehearsal mean nothing.
 """
 
 import argparse
@@ -27,20 +24,13 @@ from d2l_utils.models import VGG, VGG_ARCHS
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """How much is measured; the defaults are what is recorded.
-
-    Attributes:
-        rounds: times that each pair is measured.
-        images: training images in a pass; fewer at large sides, where d2l takes minutes.
-        epochs: of the training in a notebook.
-        batch_size: of a training step.
-        sides: heights and widths for passes, each with the ratio that is aimed at.
-    """
+    """How much is measured; the defaults are what is recorded."""
 
     rounds: int = 5
-    images: int = 60_000
-    epochs: int = 10
-    batch_size: int = 128
+    images: int = 60_000  # of a pass; fewer at large sides, where d2l takes minutes
+    epochs: int = 10  # of the training in a notebook
+    batch_size: int = 128  # of a training step
+    # Heights and widths for passes, each with the ratio that is aimed at.
     sides: tuple[tuple[int, float], ...] = ((28, 40), (56, 8), (96, 8), (224, 5))
 
 

@@ -8,7 +8,9 @@ ValueError if there is no head, or its weights do not exist yet.
 import copy
 import logging
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fractions import Fraction
 
 import torch
@@ -50,16 +52,9 @@ def fc_as_conv(model: nn.Module, input_shape: Sequence[int]) -> nn.Module:
     """Return the model with its fully connected layers written as convolutions.
 
     On images of `input_shape` the logits are the same. On larger ones the head slides over the
-    image, one step for each pixel that the last pooling gives, and the logits are averaged.
-
-    Args:
-        model: the model.
-        input_shape: `(channels, h, w)` of the images that the model was made for.
-
-    Raises:
-        ValueError: if the head holds other layers than linear ones, dropout and activations that
-            change each number by itself.
-        RuntimeError: if the head does not fit images of this shape.
+    image, one step for each pixel that the last pooling gives, and the logits are averaged. The
+    shape is `(channels, h, w)`. The head may hold linear layers, dropout and activations that
+    change each number by itself.
 
     Source: Simonyan and Zisserman, 2014, section 3.2; Long et al., 2014, arXiv 1411.4038.
 
@@ -99,15 +94,8 @@ def truncated_svd(model: nn.Module, ranks: Sequence[int]) -> nn.Module:
 
     A layer of n inputs and m outputs at rank r becomes one of n inputs and r outputs, without
     bias, and one of r inputs and m outputs: r (n + m) weights instead of n m. At full rank,
-    min(n, m), the logits stay the same.
-
-    Args:
-        model: the model.
-        ranks: one rank for each fully connected layer but the last.
-
-    Raises:
-        ValueError: if there are more or fewer ranks than hidden fully connected layers, or a rank
-            is below 1 or above the layer's.
+    min(n, m), the logits stay the same. There is one rank for each fully connected layer but the
+    last.
 
     Source: Girshick, 2015, arXiv 1504.08083, section 3.1.
 
@@ -169,14 +157,10 @@ def _without_mask(layer):
 def magnitude_pruning(model: nn.Module, keep: float) -> nn.Module:
     """Return the model with the smallest weights of its fully connected layers held at zero.
 
-    Each layer keeps its own largest weights, by a mask that also holds in further training. The
-    masked weights are stored and multiplied as before: `parametrize.remove_parametrizations`
-    writes the zeros into the weights, a sparse format would be the next step.
-
-    Args:
-        model: the model.
-        keep: the share of weights that each layer keeps, above 0 and up to 1; where it gives a
-            fraction of a weight, one more is kept.
+    Each layer keeps this share of its own weights, the largest, by a mask that also holds in
+    further training; where the share gives a fraction of a weight, one more is kept. The masked
+    weights are stored and multiplied as before: `parametrize.remove_parametrizations` writes the
+    zeros into the weights, a sparse format would be the next step.
 
     Source: Han et al., 2015, arXiv 1506.02626.
 
@@ -211,7 +195,8 @@ def int8(model: nn.Module) -> nn.Module:
     >>> int8(small).net[2].weight.qdata.dtype
     torch.int8
     """
-    torchao = _torchao()
+    with quiet():
+        from torchao import quantization as torchao
     features, head = _split(model)
     quantised = _with_net(model, [*features, *map(_without_mask, head)]).eval()
     torchao.quantize_(quantised, torchao.Int8DynamicActivationInt8WeightConfig())
@@ -220,15 +205,16 @@ def int8(model: nn.Module) -> nn.Module:
     return quantised
 
 
-def _torchao():
-    log = logging.getLogger("torch.utils._pytree")
-    level = log.level
-    log.setLevel(logging.ERROR)  # importing torchao logs what torchao itself should mend
-    try:
-        from torchao import quantization
-    finally:
-        log.setLevel(level)
-    return quantization
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep to themselves what quantisers, exporters and new formats say of themselves."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 def _split(model) -> tuple[list[nn.Module], list[nn.Module]]:

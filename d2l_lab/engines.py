@@ -1,18 +1,14 @@
 """Exercise 1.3's big head in int8, as people deploy it, beside float32 and bfloat16.
 
-    python -m d2l_lab time --part engines           # five minutes; let the machine rest meanwhile
-    python -m d2l_lab time --part engines --quick   # a rehearsal
-
-It needs what `pip install -e .[engines]` brings: ONNX, its exporter, ONNX Runtime and torchao.
+It takes five minutes, in which the machine should rest, and needs what
+`pip install -e .[engines]` brings: ONNX, its exporter, ONNX Runtime and torchao.
 """
 
 import argparse
 import io
-import logging
 import tempfile
-import warnings
 from collections.abc import Callable
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -111,7 +107,7 @@ def _saved(module) -> int:
 def measure(plan: Plan) -> dict:
     """Return the record of this machine's CPU."""
     record = about(cpu(), plan, "torchao", "onnx", "onnxruntime")
-    with _without_their_warnings(), torch.no_grad():
+    with compress.quiet(), torch.no_grad():
         record["times"] = [r for side in SIDES for n in THREADS for r in times(side, n, plan)]
         record["accuracies"] = accuracies()
     return record
@@ -148,17 +144,6 @@ def accuracies() -> dict[str, float]:
     labels = torch.as_tensor(data.val.targets)
     engines = {name: make(head, maps[:2], 1)[0] for name, make in ENGINES.items()}
     return {n: float((f(maps).argmax(1) == labels).double().mean()) for n, f in engines.items()}
-
-
-@contextmanager
-def _without_their_warnings():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what exporters and quantisers say of themselves
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(logging.NOTSET)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct, field
-from torch import nn
 
 from d2l_lab import compress
 from d2l_utils.meta import materialize
@@ -22,62 +21,47 @@ Transform = dict[Literal["svd", "prune", "int8"], list[int] | float | bool]
 
 
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
-    """All settings of a run on Fashion-MNIST; the defaults are the section's recipe.
+    """All settings of a run on Fashion-MNIST; the defaults are the section's recipe."""
 
-    Attributes:
-        arch: blocks, `[num_convs, out_channels]` each.
-        head: widths of the hidden fully connected layers, or "gap".
-        batch_norm: normalise after each convolution.
-        resolution: height and width of the images.
-        epochs: 0 only evaluates.
-        batch_size: images per batch.
-        lr: learning rate; with a one-cycle schedule its peak.
-        momentum: of SGD; above 0 in Nesterov's form.
-        weight_decay: of SGD.
-        schedule: "constant" or "one_cycle".
-        label_smoothing: of the training loss; validation has none.
-        augment: any of "flip" and "crop".
-        train_size: train on this many images only; 0 takes all.
-        holdout: validate on this many images of the training set instead of the test set.
-        start: the variant of the same grid whose trained weights, of the same seed, to start from.
-        transform: what to do to it first, one of `{svd = [r, r]}`, `{prune = share kept}`,
-            `{int8 = true}`.
-        teacher: the variant whose logits are learned from (distillation).
-        temperature: of the teacher's and the student's logits in distillation.
-        soft_share: the weight of the teacher's logits against the labels in the loss.
-        init: "xavier", or "kaiming": the same draws, scaled to Kaiming's spread layer by layer.
-        fc_gain: scale the first fully connected layer's start so that this is its Xavier gain,
-            sqrt(inputs / (inputs + outputs)), whatever its inputs; 0 leaves it as drawn.
-        precision: "float32" or "bfloat16" for all machines; "" takes what the device is fast in.
-    """
-
-    arch: list[Block]
+    arch: list[Block]  # blocks, `[num_convs, out_channels]` each
+    # The widths of the hidden fully connected layers, or "gap".
     head: list[int] | Literal["gap"] = field(default_factory=lambda: [4096, 4096])
-    batch_norm: bool = False
-    resolution: Positive = 224
-    epochs: Count = 10
+    batch_norm: bool = False  # after each convolution
+    resolution: Positive = 224  # height and width of the images
+    epochs: Count = 10  # 0 only evaluates
     batch_size: Positive = 128
-    lr: Annotated[float, Meta(gt=0)] = 0.01
-    momentum: Share = 0.0
+    lr: Annotated[float, Meta(gt=0)] = 0.01  # with a one-cycle schedule its peak
+    momentum: Share = 0.0  # of SGD; above 0 in Nesterov's form
     weight_decay: Annotated[float, Meta(ge=0)] = 0.0
     schedule: Literal["constant", "one_cycle"] = "constant"
-    label_smoothing: Share = 0.0
+    label_smoothing: Share = 0.0  # of the training loss; validation has none
     augment: list[Literal["flip", "crop"]] = []
-    train_size: Count = 0
-    holdout: Count = 0
+    train_size: Count = 0  # train on this many images only; 0 takes all
+    holdout: Count = 0  # validate on this many images of the training set, not on the test set
+    # The variant of the same grid whose trained weights, of the same seed, to start from, and what
+    # to do to it first, one of `{svd = [r, r]}`, `{prune = share kept}`, `{int8 = true}`.
     start: str = ""
     transform: Annotated[Transform, Meta(max_length=1)] = {}
-    teacher: str = ""
-    temperature: Annotated[float, Meta(gt=0)] = 4.0
-    soft_share: Share = 0.9
+    teacher: str = ""  # the variant whose logits are learned from (distillation)
+    temperature: Annotated[float, Meta(gt=0)] = 4.0  # of teacher's and student's logits
+    soft_share: Share = 0.9  # the weight of the teacher's logits against the labels in the loss
+    # Kaiming's are the same draws, scaled to its spread layer by layer.
     init: Literal["xavier", "kaiming"] = "xavier"
+    # Scale the first fully connected layer's start so that this is its Xavier gain,
+    # sqrt(inputs / (inputs + outputs)), whatever its inputs; 0 leaves it as drawn.
     fc_gain: Share = 0.0
+    # For all machines; "" takes what the device is fast in.
     precision: Literal["", "float32", "bfloat16"] = ""
 
     @property
     def sources(self) -> list[str]:
         """The variants that must be trained first."""
         return [name for name in (self.start, self.teacher) if name]
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of an image."""
+        return 1, self.resolution, self.resolution
 
 
 class Grid(Struct, frozen=True):
@@ -127,6 +111,12 @@ def load_grid(path: str | os.PathLike) -> Grid:
     except ValueError as error:
         raise ValueError(f"{path}: {_with_place(error)}") from error
     return grid
+
+
+def structure(config: Config) -> VGG:
+    """Return the network of a configuration on the meta device, in evaluation mode."""
+    net = VGG(config.arch, config.lr, head=config.head, batch_norm=config.batch_norm)
+    return materialize(net, config.input_shape)
 
 
 def transformed(model: VGG, transform: Transform) -> VGG:
@@ -179,18 +169,9 @@ def _check_network(grid: Grid, name: str):
     if c.epochs == 0 and not c.start:
         raise ValueError(f"{place}.epochs is 0, but there is no start to evaluate")
     try:
-        _structure(c)
+        structure(c)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: this network is impossible: {error}") from error
-
-
-def _structure(config: Config) -> nn.Module:
-    net = VGG(config.arch, head=config.head, batch_norm=config.batch_norm)
-    return materialize(net, _shape(config))
-
-
-def _shape(config: Config) -> tuple[int, int, int]:
-    return 1, config.resolution, config.resolution
 
 
 def _check_sources(grid: Grid, name: str):
@@ -213,7 +194,7 @@ def _check_sources(grid: Grid, name: str):
             raise ValueError(f"{place}.{key} is {value}; it must be {was}, as in {c.start!r}")
     if c.teacher:
         try:
-            materialize(_structure(grid.variants[c.teacher]), _shape(c))
+            materialize(structure(grid.variants[c.teacher]), c.input_shape)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{place}.teacher cannot take these images: {error}") from error
 
@@ -227,6 +208,6 @@ def _check_transform(grid: Grid, name: str):
             raise ValueError(f"{place}: int8 must be true, and epochs 0: it cannot be trained")
         return
     try:
-        transformed(_structure(c), c.transform)
+        transformed(structure(c), c.transform)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} is impossible: {error}") from error

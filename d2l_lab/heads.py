@@ -1,6 +1,5 @@
 """Exercise 1.3's heads of the narrow VGG-11, as they are timed: whole, and made smaller."""
 
-import warnings
 from collections.abc import Callable
 from functools import cache, partial
 
@@ -87,8 +86,7 @@ def _pruned(whole, share, sparse=False):
         if isinstance(layer, nn.Linear):
             parametrize.remove_parametrizations(layer, "weight")
             if sparse:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # that the format is in beta state
+                with compress.quiet():  # the format is in beta state
                     weight = layer.weight.detach().to_sparse_csr()
                 layer.weight = nn.Parameter(weight, requires_grad=False)
     return head

@@ -24,9 +24,9 @@ from d2l_lab.clock import REPOSITORY, Batches, noise, seconds
 from d2l_lab.grid import load_grid
 from d2l_lab.recipe import RecipeVGG
 from d2l_utils.data import FashionMNIST
+from d2l_utils.earlier_chapters import LeNet
 from d2l_utils.fashion_mnist_files import FILES, find_folder, read_file
 from d2l_utils.models import VGG, VGG_NARROW
-from d2l_utils.module import Classifier
 from d2l_utils.trainer import Trainer
 
 SECTION_ACCURACY = 0.8958  # what the section's published run ends with at 224 x 224
@@ -69,28 +69,12 @@ def _best_workers(side, images) -> int:
     return min(WORKERS, key=lambda workers: _their_pass(side, images, workers))
 
 
-def lenet() -> nn.Sequential:
-    """Return D2L's LeNet, lazy."""
-    return nn.Sequential(
-        *(nn.LazyConv2d(6, 5, padding=2), nn.Sigmoid(), nn.AvgPool2d(2)),
-        *(nn.LazyConv2d(16, 5), nn.Sigmoid(), nn.AvgPool2d(2), nn.Flatten()),
-        *(nn.LazyLinear(120), nn.Sigmoid(), nn.LazyLinear(84), nn.Sigmoid(), nn.LazyLinear(10)),
-    )
-
-
-def _model(net, lr, base=Classifier):
-    """Return a classifier of either package, with the network in it."""
-    model = base()
-    model.net, model.lr = net, lr
-    return model
-
-
 def epoch_and_loop(plan) -> tuple[Callable, Callable]:
     """Return an epoch under our trainer and one of a bare loop, on the same batches."""
     batches = list(FashionMNIST(128, train_size=plan.images, seed=0).train_dataloader())
     trainer = Trainer(1, seed=0)
-    trainer.start(_model(lenet(), 0.1), Batches(*batches))
-    net = lenet()
+    trainer.start(LeNet(), Batches(*batches))
+    net = LeNet().net
     net(batches[0][0])
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
 
@@ -105,7 +89,7 @@ def epoch_and_loop(plan) -> tuple[Callable, Callable]:
 
 def training(images, epochs) -> float:
     """Return the seconds of a training of LeNet without validation and curves."""
-    model, data = _model(lenet(), 0.1), FashionMNIST(128, train_size=images)
+    model, data = LeNet(), FashionMNIST(128, train_size=images)
     model.board.display, data.val_dataloader = False, lambda: None
     return _seconds(lambda: Trainer(epochs, seed=0).fit(model, data))
 
@@ -121,7 +105,8 @@ def their_step(side, batch_size) -> float:
     """Return the seconds of a training step under d2l's trainer."""
     from d2l import torch as book
 
-    model = _model(VGG(VGG_NARROW).net, 0.01, book.Classifier)
+    model = book.Classifier()
+    model.net, model.lr = VGG(VGG_NARROW).net, 0.01
     model.board.display = False  # what drawing costs is a row of its own
     model.apply_init([torch.zeros(1, 1, side, side)])
     trainer = book.Trainer(max_epochs=1)
@@ -160,8 +145,7 @@ def torchinfo(net) -> float:
 # --- in processes of their own ---------------------------------------------------------------
 
 _TRAIN = """
-    import sys, time, torch
-    from d2l_lab.measures import lenet
+    import time, torch
     start = time.perf_counter()  # what a package imports late is paid for, and so is the rest
     {package}
     if "get_ipython" in globals():
@@ -169,11 +153,7 @@ _TRAIN = """
     data = d2l.FashionMNIST(batch_size=128)
     if {images} < len(data.train):
         data.train = torch.utils.data.Subset(data.train, range({images}))
-    class LeNet(d2l.Classifier):
-        def __init__(self):
-            super().__init__()
-            self.lr, self.net = 0.1, lenet()
-    model = LeNet()
+    model = d2l.LeNet(lr=0.1)
     model.apply_init([next(iter(data.val_dataloader()))[0]])
     d2l.Trainer(max_epochs={epochs}).fit(model, data)
     print("seconds", time.perf_counter() - start)

@@ -29,14 +29,9 @@ def load_predictions(folder: str | os.PathLike, variant: str, seed: int) -> np.n
 def mcnemar(first, second, labels) -> tuple[int, int, float]:
     """Compare two runs image by image: McNemar's test in its exact form.
 
-    Args:
-        first: predicted classes of one run.
-        second: those of the other.
-        labels: the right classes.
-
-    Returns:
-        How many images the first alone has right, how many the second alone, and the two-sided
-        probability of a split at least as uneven if both were equally good.
+    Of the predicted classes of both and the right ones come: how many images the first alone has
+    right, how many the second alone, and the two-sided probability of a split at least as uneven
+    if both were equally good.
 
     Source: McNemar, 1947, Psychometrika 12, 153-157.
 
@@ -62,9 +57,7 @@ def write_json(path: Path, content) -> None:
 def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     """Hold the lock of this name; it is free again when this process ends, however it ends.
 
-    Raises:
-        filelock.Timeout: if another process holds it for this many seconds; -1 waits for ever.
-        OSError: if the folder cannot be written to.
+    If another holds it for this many seconds, filelock.Timeout is raised; -1 waits for ever.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path, timeout=timeout):
@@ -108,19 +101,15 @@ def differences(results: Path, *, mend: bool = False) -> list[str]:
 
     `mend` notes new files, and forgets those that are gone; a changed file stays a difference.
     """
-    noted, there = _noted(results), _files(results)
-    new, gone = there.keys() - noted.keys(), noted.keys() - there.keys()
-    changed = [n for n in there.keys() & noted.keys() if _digest(there[n].read_bytes()) != noted[n]]
-    if mend:
-        kept = {name: noted[name] for name in noted.keys() - gone}
-        _write(results, kept | {name: _digest(there[name].read_bytes()) for name in new})
-    kinds = (("changed", changed), ("new", new), ("gone", gone))
-    return [f"{kind}: {name}" for kind, names in kinds for name in sorted(names)]
-
-
-def _files(results: Path) -> dict[str, Path]:
     files = (f for f in results.glob("*/*") if f.suffix in (".json", ".npy", ".safetensors"))
-    return {file.relative_to(results).as_posix(): file for file in files}
+    there = {f.relative_to(results).as_posix(): _digest(f.read_bytes()) for f in files}
+    noted = _noted(results)
+    changed = {name for name in there.keys() & noted.keys() if there[name] != noted[name]}
+    if mend:
+        _write(results, there | {name: noted[name] for name in changed})
+    new, gone = there.keys() - noted.keys(), noted.keys() - there.keys()
+    kinds = {"changed": changed, "new": new, "gone": gone}
+    return [f"{kind}: {name}" for kind, names in kinds.items() for name in sorted(names)]
 
 
 def _digest(content: bytes) -> str:

@@ -6,12 +6,14 @@ All is a share of the range that the ten recorded losses span.
 """
 
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from d2l_lab.grid import load_grid
 from d2l_lab.machine import hardware
-from d2l_lab.run import Run, default_folders, replay
+from d2l_lab.run import Run, default_folders
 from d2l_utils.device import cpu, fast_precision, try_gpu
+from d2l_utils.trainer import Trainer
 
 _grid = cache(load_grid)
 
@@ -36,6 +38,14 @@ def why_not(record: dict, run: Run) -> str | None:
         if not source.weights.exists():
             return f"the weights of {source.variant} are not on this machine"
     return None
+
+
+def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> list[float]:
+    """Train the first steps of a run again and return their losses."""
+    model, data = run.prepare()
+    trainer = Trainer(max(run.config.epochs, 1), num_gpus, precision=precision, seed=run.seed)
+    trainer.start(model, data)
+    return [float(trainer.step(batch)) for batch in islice(trainer.train_dataloader, steps)]
 
 
 def replayed(record: dict, run: Run) -> str | None:

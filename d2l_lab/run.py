@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -36,19 +35,11 @@ from d2l_utils.trainer import Trainer
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a grid: a variant with a seed, and where its files lie.
-
-    Attributes:
-        grid: the grid.
-        variant: name of the variant.
-        seed: seed of weights, order, dropout and augmentation.
-        results: folder of the records.
-        checkpoints: folder of checkpoints and trained weights, which are not kept in git.
-    """
+    """One run of a grid, and the folders that its files lie in."""
 
     grid: Grid
     variant: str
-    seed: int
+    seed: int  # of weights, order, dropout and augmentation
     results: Path
     checkpoints: Path
 
@@ -97,23 +88,14 @@ class Run:
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
-        """Keep other processes from this run.
-
-        Raises:
-            filelock.Timeout: if another process is at it.
-            OSError: if the folder of the records cannot be written to.
-        """
+        """Keep other processes from this run; raise filelock.Timeout if one is at it."""
         self.tidy()  # also of a process that was killed while this one waited for it
         # A second's patience: another process may be tidying.
         with locked(self.record.with_suffix(".lock"), timeout=1):
             yield
 
     def prepare(self) -> tuple[RecipeVGG, FashionMNIST]:
-        """Return model and data, ready to be trained.
-
-        Raises:
-            FileNotFoundError: if it starts from weights that are not on this machine.
-        """
+        """Return model and data, ready to be trained."""
         c = self.config
         teacher = self.sibling(c.teacher).trained_model() if c.teacher else None
         if c.start:
@@ -124,20 +106,14 @@ class Run:
         model.board.display = False  # or each run would leave a figure open
         return model, FashionMNIST(
             c.batch_size,
-            (c.resolution, c.resolution),
+            c.input_shape[1:],
             holdout=c.holdout,
             train_size=c.train_size or None,
             augment=c.augment,
         )
 
     def trained_model(self) -> RecipeVGG:
-        """Return the network with the weights that this run ended with.
-
-        Raises:
-            FileNotFoundError: if they are not on this machine.
-            ValueError: if they are damaged, or of another network, or the record is of other
-                settings.
-        """
+        """Return the network with the weights that this run ended with."""
         self.recorded()  # weights of other settings than the grid's must not be gone on from
         if not self.weights.exists():
             remedy = f"delete {self.record} and train" if self.record.exists() else "train"
@@ -145,8 +121,8 @@ class Run:
                 f"the weights of {self.variant} with seed {self.seed} are not on this machine "
                 f"({self.weights}); {remedy} that run here first"
             )
-        model, c = RecipeVGG(self.config), self.config
-        model.eval()(torch.zeros(1, 1, c.resolution, c.resolution))
+        model = RecipeVGG(self.config).eval()
+        model(torch.zeros(1, *self.config.input_shape))
         try:
             model.load_state_dict(read_saved(self.weights))
         except (RuntimeError, TypeError, ValueError) as error:
@@ -161,23 +137,9 @@ class Run:
         if self._is_finished():
             self._put_in_place()
             return self.recorded()
-        started = time.perf_counter()
+        started, c = time.perf_counter(), self.config
         model, data = self.prepare()
-        c = self.config
-        int8 = "int8" in c.transform
-        fast = "float32" if int8 else fast_precision(try_gpu())
-        if not precision and c.precision == "bfloat16" != fast:
-            raise ValueError(
-                f"{self} asks for bfloat16, in which {try_gpu()} is not fast, so it is left out; "
-                "--precision takes another"
-            )
-        trainer = Trainer(
-            max(c.epochs, 1),
-            num_gpus=0 if int8 else 1,
-            precision=precision or c.precision or fast,
-            seed=self.seed,
-            checkpoint=self.checkpoint if c.epochs else None,
-        )
+        trainer = self._trainer(precision)
         if c.epochs:
             trainer.fit(model, data)
             if trainer.interrupted:
@@ -209,12 +171,24 @@ class Run:
         self._put_in_place()
         return record
 
-    def recorded(self) -> dict | None:
-        """Return the record, or None if there is none.
+    def _trainer(self, precision) -> Trainer:
+        c, int8 = self.config, "int8" in self.config.transform
+        fast = "float32" if int8 else fast_precision(try_gpu())
+        if not precision and c.precision == "bfloat16" != fast:
+            raise ValueError(
+                f"{self} asks for bfloat16, in which {try_gpu()} is not fast, so it is left out; "
+                "--precision takes another"
+            )
+        return Trainer(
+            max(c.epochs, 1),
+            num_gpus=0 if int8 else 1,
+            precision=precision or c.precision or fast,
+            seed=self.seed,
+            checkpoint=self.checkpoint if c.epochs else None,
+        )
 
-        Raises:
-            ValueError: if it is damaged, or was made with other settings than the grid has now.
-        """
+    def recorded(self) -> dict | None:
+        """Return the record, or None; raise ValueError if it is damaged or of other settings."""
         if not self.record.exists():
             return None
         try:
@@ -267,23 +241,8 @@ class Run:
 def _network(model, config) -> dict:
     # Pruning and int8 change neither the number of weights nor of multiply-accumulates.
     counted = model if "svd" in config.transform else RecipeVGG(config)
-    rows = layer_costs(counted, (1, config.resolution, config.resolution))
-    return {
-        "params": sum(p.numel() for p in model.parameters()),
-        "macs": sum(row.macs for row in rows),
-    }
-
-
-def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> list[float]:
-    """Train the first steps of a run again and return their losses.
-
-    Raises:
-        FileNotFoundError: if it starts from weights that are not on this machine.
-    """
-    model, data = run.prepare()
-    trainer = Trainer(max(run.config.epochs, 1), num_gpus, precision=precision, seed=run.seed)
-    trainer.start(model, data)
-    return [float(trainer.step(batch)) for batch in islice(trainer.train_dataloader, steps)]
+    macs = sum(row.macs for row in layer_costs(counted, config.input_shape))
+    return {"params": sum(p.numel() for p in model.parameters()), "macs": macs}
 
 
 def default_folders(grid_file: Path) -> tuple[Path, Path]:

@@ -1,9 +1,5 @@
 """How long the networks take on this machine, and on a GPU in how much memory: one JSON file each.
 
-    python -m d2l_lab time                              # the CPU and, if there is one, the GPU
-    python -m d2l_lab time --keep-memory                # the CPU, with `d2l.keep_memory()`
-    python -m d2l_lab time --quick --results rehearsal  # one minute, small images
-
 Let the machine rest meanwhile: six minutes on two cores. How many threads there are is up to torch,
 and so to OMP_NUM_THREADS.
 """
@@ -41,30 +37,20 @@ SMALL_NETWORKS = {
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured; the defaults are what is recorded.
+    """What is measured; the defaults are what is recorded."""
 
-    Attributes:
-        side: height and width of the images.
-        batches: batch sizes at which all networks are measured; on a GPU, those that fit.
-        train_batch: the batch size of the section's recipe. On a CPU, VGG-11 is left out there.
-        ranks: the image sides at which heads are measured, and the ranks of truncated SVD there.
-        keep: the shares of weights that pruning keeps.
-        head_batches: batch sizes for heads.
-        rounds: times that everything is measured.
-        seconds: the least time that a measurement of a round goes on for.
-    """
-
-    side: int = 224
-    batches: tuple[int, ...] = (1, 16)
-    train_batch: int = 128
+    side: int = 224  # height and width of the images
+    batches: tuple[int, ...] = (1, 16)  # for all networks; on a GPU, those that fit
+    train_batch: int = 128  # of the section's recipe; on a CPU, VGG-11 is left out there
+    # The image sides at which heads are measured, and the ranks of truncated SVD there.
     ranks: tuple[tuple[int, tuple[tuple[int, int], ...]], ...] = (
         (32, ((64, 256), (32, 32), (8, 8))),
         (224, ((1024, 256),)),
     )
-    keep: tuple[float, ...] = (0.04, 0.01)
+    keep: tuple[float, ...] = (0.04, 0.01)  # the shares of weights that pruning keeps
     head_batches: tuple[int, ...] = (1, 64)
     rounds: int = 3
-    seconds: float = 0.1
+    seconds: float = 0.1  # the least time that a measurement of a round goes on for
 
 
 QUICK = Plan(96, (1,), 2, ranks=((32, ((8, 8),)),), head_batches=(1, 2), rounds=1, seconds=0)

@@ -10,6 +10,7 @@ from torchvision.datasets import FashionMNIST
 
 from d2l_lab import bench, clock, measures
 from d2l_lab.__main__ import main
+from d2l_lab.records import MANIFEST, differences
 
 
 def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
@@ -28,12 +29,15 @@ def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
     assert [row["ratios"] for row in record["rows"]] == [[4, 3, 5]] * 2
     assert record["hardware"]["threads"] and record["plan"]["rounds"] == 3
     rows.pop()
+    results = tmp_path / "book" / "results"
+    results.mkdir(parents=True)
+    (results / MANIFEST).touch()
     monkeypatch.setattr(clock, "REPOSITORY", tmp_path)
     assert main(["bench", "--quick"]) == 0
-    assert not (tmp_path / "book").exists()  # a rehearsal is no record
+    assert [*results.iterdir()] == [results / MANIFEST]  # a rehearsal is no record
     monkeypatch.setattr(bench, "Plan", lambda: bench.QUICK)
     assert main(["bench"]) == 0
-    assert (tmp_path / "book/results/speed/beside-d2l.json").exists()
+    assert (results / "speed" / "beside-d2l.json").exists() and differences(results) == []
 
 
 def test_d2l_finds_the_data_set_as_torchvision_keeps_it():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from d2l_lab import engines
+from d2l_lab import compress, engines
 from d2l_lab.__main__ import main
 from d2l_lab.clock import about
 from d2l_utils.data import FashionMNIST, ImageSet
@@ -27,7 +27,7 @@ def test_each_engine_computes_the_head(name):
     if name.endswith("compiled"):
         pytest.skip("a C++ compiler may be missing, and takes a minute")
     head, X = head_and_maps()
-    with engines._without_their_warnings(), torch.no_grad():
+    with compress.quiet(), torch.no_grad():
         forward, size = engines.ENGINES[name](head, X, 1)
         error = (forward(X) - head(X)).norm() / head(X).norm()
     weights = 4 * sum(p.numel() for p in head.parameters())

@@ -20,8 +20,7 @@ from tiny_grid import RECIPE, record_of, run_of, train
 from d2l_lab import machine
 from d2l_lab import replay as replay_module
 from d2l_lab.__main__ import main
-from d2l_lab.replay import deviation, replayed, why_not
-from d2l_lab.run import replay
+from d2l_lab.replay import deviation, replay, replayed, why_not
 
 BOOK = Path(__file__).parents[2] / "book"
 

@@ -6,7 +6,7 @@ from tiny_grid import files_below, record_of, run_of, train
 
 import d2l_utils as d2l
 from d2l_lab.grid import load_grid
-from d2l_lab.run import replay
+from d2l_lab.replay import replay
 
 FROM_BASE = {
     "tuned": "epochs = 1\nlr = 0.01",

@@ -15,7 +15,8 @@ from tiny_grid import RECIPE, files_below, record_of, run_of, train
 import d2l_utils as d2l
 from d2l_lab import run as run_module
 from d2l_lab.records import load_predictions
-from d2l_lab.run import Run, replay
+from d2l_lab.replay import replay
+from d2l_lab.run import Run
 from d2l_utils import data as data_module
 
 STOPPED = "stopped; the same command goes on after the last whole epoch"

@@ -73,9 +73,11 @@ def test_the_network_that_comes_out_is_the_one_that_went_in(trained, tmp_path, c
 
 def test_runs_that_cannot_be_written_are_refused(trained, tmp_path, capsys):
     file = tmp_path / "weights.safetensors"
-    for variant, seed in (("gpa", "0"), ("gap", "1"), ("untrained", "0"), ("pruned", "0")):
+    wrong = {"variant gpa": "0", "seed 1": "1", "untrained": "0", "pruned": "0"}
+    for culprit, seed in wrong.items():
+        variant = "gap" if culprit == "seed 1" else culprit.split()[-1]
         assert main(["export", str(trained), variant, seed, str(file)]) == 2
-        assert variant in capsys.readouterr().err
+        assert culprit in capsys.readouterr().err
     run = run_of(trained, "base")
     elsewhere = Run(run.grid, "base", 0, run.results, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="base"):
