@@ -27,37 +27,12 @@ except metadata.PackageNotFoundError:  # used from a copy that is not installed
     __version__ = "0"
 
 __all__ = [
-    "VGG",
-    "VGG_ARCHS",
-    "VGG_NARROW",
-    "AlexNet",
-    "Classifier",
-    "DataModule",
-    "FashionMNIST",
-    "HyperParameters",
-    "LayerCost",
-    "Module",
-    "ProgressBoard",
-    "Trainer",
-    "add_to_class",
-    "cpu",
-    "fast_precision",
-    "gpu",
-    "init_cnn",
-    "keep_memory",
-    "layer_costs",
-    "materialize",
-    "num_gpus",
-    "results",
-    "saved_tensors",
-    "set_figsize",
-    "show_images",
-    "speed",
-    "try_all_gpus",
-    "try_gpu",
-    "use_svg_display",
-    "vgg_block",
-]
+    "VGG", "VGG_ARCHS", "VGG_NARROW", "AlexNet", "Classifier", "DataModule", "FashionMNIST",
+    "HyperParameters", "LayerCost", "Module", "ProgressBoard", "Trainer", "add_to_class",
+    "cpu", "fast_precision", "gpu", "init_cnn", "keep_memory", "layer_costs", "materialize",
+    "num_gpus", "results", "saved_tensors", "set_figsize", "show_images", "speed",
+    "try_all_gpus", "try_gpu", "use_svg_display", "vgg_block",
+]  # fmt: skip
 
 
 def __getattr__(name):

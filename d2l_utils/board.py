@@ -108,16 +108,13 @@ class ProgressBoard(HyperParameters):
         return {**self.__dict__, **figure, "_lines": {}}
 
     def clear(self) -> None:
-        """Forget all points. A figure that this board has made stays as it is."""
+        """Forget all points. What is drawn stays as it is."""
         self.data: dict[str, list[Point]] = {}
         self._waiting: dict[str, list[tuple]] = {}
-        self._pause_until = 0.0
-        if self._mine is None:
-            for line in getattr(self, "_lines", {}).values():
-                line.remove()
-        else:
-            self.fig = self.axes = self._mine = None
         self._lines: dict = {}
+        self._pause_until = 0.0
+        if self._mine is not None:
+            self.fig = self.axes = self._mine = None
 
     def draw(self, x: float, y, label: str, every_n: int = 1) -> None:
         """Add a value; each `every_n` values of a curve make a point, their mean."""

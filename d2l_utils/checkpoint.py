@@ -50,12 +50,16 @@ def resume(trainer) -> None:
     path = Path(trainer.checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        _go_on(trainer, path)
-    if processes()[0] == 0 and trainer.epoch < trainer.max_epochs:
-        _check_folder(path)
+        _restore(trainer, _matching_state(trainer, path))
+    if processes()[0] > 0 or trainer.epoch == trainer.max_epochs:
+        return
+    if not os.access(path.parent, os.W_OK):  # else it would fail late, after the first epoch
+        raise PermissionError(f"no permission to write {path.name} to the folder {path.parent}")
+    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):  # left by killed processes
+        part.unlink(missing_ok=True)
 
 
-def _go_on(trainer, path):
+def _matching_state(trainer, path):
     state = read_saved(path)
     if not isinstance(state, dict) or "settings" not in state:
         wrong = "is no checkpoint of this trainer"
@@ -64,16 +68,8 @@ def _go_on(trainer, path):
     elif state["epoch"] > trainer.max_epochs:
         wrong = f"is of {state['epoch']} epochs, but max_epochs is {trainer.max_epochs}"
     else:
-        return _restore(trainer, state)
+        return state
     raise ValueError(f"{path} {wrong}; delete it to start anew, or give another checkpoint file")
-
-
-def _check_folder(path):
-    """Check that a checkpoint can be written, and remove what killed processes left of it."""
-    if not os.access(path.parent, os.W_OK):  # else it would fail late, after the first epoch
-        raise PermissionError(f"no permission to write {path.name} to the folder {path.parent}")
-    for part in path.parent.glob(f"{glob.escape(path.name)}.*.part"):
-        part.unlink(missing_ok=True)
 
 
 def _restore(trainer, state):

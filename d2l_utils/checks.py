@@ -18,7 +18,7 @@ def arguments(trainer) -> None:
         ("max_epochs", "at least 1", trainer.max_epochs >= 1),
         ("num_gpus", "0 or more", trainer.num_gpus >= 0),  # -1 would be all but one
         ("gradient_clip_val", "0 or more", trainer.gradient_clip_val >= 0),  # not so nan
-        ("precision", "one of " + ", ".join(precisions), trainer.precision in (None, *precisions)),
+        ("precision", "one of " + ", ".join(precisions), trainer.precision in precisions),
     ):
         if not good:
             raise ValueError(f"{name} is {getattr(trainer, name)!r}; it must be {allowed}")

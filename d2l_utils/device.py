@@ -59,11 +59,6 @@ def fast_precision(device: torch.device) -> str:
     return "bfloat16" if fast else "float32"
 
 
-def actual_precision(asked: str | None, device: torch.device) -> str:
-    """Return the precision that is asked for: "auto" is the device's fast one, None "float32"."""
-    return fast_precision(device) if asked == "auto" else asked or "float32"
-
-
 def keep_memory() -> bool:
     """Have this process keep what it frees, instead of giving it back to the system.
 

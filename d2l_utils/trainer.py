@@ -11,7 +11,7 @@ from torch import nn
 
 from d2l_utils import checks
 from d2l_utils.checkpoint import generators, resume, save_checkpoint
-from d2l_utils.device import PRECISIONS, actual_precision, cpu
+from d2l_utils.device import PRECISIONS, cpu, fast_precision
 from d2l_utils.distributed import add_up, agree, own_gpus, share
 from d2l_utils.hyperparameters import HyperParameters
 from d2l_utils.progress import Means, draw, prepare_board, progress_bar, say_stopped
@@ -61,13 +61,13 @@ class Trainer(HyperParameters):
         num_gpus: int = 0,
         gradient_clip_val: float = 0,
         *,
-        precision: str | None = "float32",
+        precision: str = "float32",
         seed: int | None = None,
         checkpoint: str | os.PathLike | None = None,
     ):
         self.save_hyperparameters()
         checks.arguments(self)
-        self.precision = actual_precision(self.precision, self.device)
+        self._choose_precision()
         self.history: list[dict] = []
         self.first_losses: list[float] = []
 
@@ -84,6 +84,10 @@ class Trainer(HyperParameters):
     def device(self) -> torch.device:
         """The first of the GPUs, or the CPU, if it is not set to another."""
         return self.gpus[0] if self.gpus else cpu()
+
+    def _choose_precision(self):
+        if self.precision == "auto":
+            self.precision = fast_precision(self.device)
 
     def fit(self, model: nn.Module, data) -> None:
         """Train `model` on `data` for `max_epochs` epochs, or on from the checkpoint.
@@ -154,7 +158,7 @@ class Trainer(HyperParameters):
 
     def prepare_model(self, model) -> None:
         """Move the model to the device and give its lazy layers their weights."""
-        self.precision = actual_precision(self.precision, self.device)
+        self._choose_precision()  # for subclasses whose own __init__ does not
         model.trainer = self
         self.model = model.to(self.device)
         if any(nn.parameter.is_lazy(p) for p in model.parameters()):

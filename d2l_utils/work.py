@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -151,16 +152,14 @@ def _weights(module: nn.Module) -> list[torch.Tensor]:
 @contextmanager
 def current_module(net: nn.Module) -> Iterator[list[tuple[str, nn.Module]]]:
     """Yield a stack whose last item is the name and module that runs now."""
-    stack, handles = [("", net)], []
-    for name, module in net.named_modules():
+    stack, names = [("", net)], {module: name for name, module in net.named_modules()}
 
-        def enter(*_, item=(name, module)):
-            stack.append(item)
+    def enter(module, _):
+        # One that `forward` itself has made counts for the module that made it.
+        stack.append((names[module], module) if module in names else stack[-1])
 
-        handles.append(module.register_forward_pre_hook(enter, prepend=True))
-        handles.append(module.register_forward_hook(lambda *_: stack.pop() and None))
-    try:
+    def leave(*_):
+        stack.pop()
+
+    with register_module_forward_pre_hook(enter), register_module_forward_hook(leave):
         yield stack
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -88,8 +88,8 @@ def test_data_are_left_where_a_new_model_is(monkeypatch):
 
 
 def test_precision_is_float32_unless_asked(monkeypatch):
-    monkeypatch.setattr("d2l_utils.device.fast_precision", lambda device: "bfloat16")
-    for asked, taken in {None: "float32", "auto": "bfloat16", "bfloat16": "bfloat16"}.items():
+    monkeypatch.setattr("d2l_utils.trainer.fast_precision", lambda device: "bfloat16")
+    for asked, taken in {"auto": "bfloat16", "bfloat16": "bfloat16"}.items():
         assert d2l.Trainer(1, precision=asked).precision == taken
     assert d2l.Trainer(1).precision == "float32"
 
