@@ -1,7 +1,5 @@
 """The base classes of models, `Module` and `Classifier`, and how their weights start."""
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
@@ -55,7 +53,7 @@ def init_cnn(module: nn.Module) -> None:
         module.__class__ = _XAVIER_LAZY[type(module)]
 
 
-class Module(nn.Module, HyperParameters):
+class Module(HyperParameters, nn.Module):
     """The base class of models; a subclass sets `self.net` and, for plain SGD, `self.lr`.
 
     Args:
@@ -72,10 +70,6 @@ class Module(nn.Module, HyperParameters):
     >>> Line(lr=0.1)(torch.zeros(4, 2)).shape
     torch.Size([4, 1])
     """
-
-    if TYPE_CHECKING:  # nn.Module declares that all others are tensors or modules
-
-        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, plot_train_per_epoch: int = 2, plot_valid_per_epoch: int = 1):
         super().__init__()
@@ -203,8 +197,8 @@ class Classifier(Module):
             IndexError: if a label is no class; torch's own -100, which stands for none, is none.
         """
         logits, labels = _rows(Y_hat, Y)
-        options: Any = {"reduction": "mean" if averaged else "none", "ignore_index": NO_LABEL}
-        return F.cross_entropy(logits.float(), labels, **options)
+        reduction = "mean" if averaged else "none"
+        return F.cross_entropy(logits.float(), labels, reduction=reduction, ignore_index=NO_LABEL)
 
     def validation_step(self, batch):
         """Report loss and accuracy of one batch of validation data."""

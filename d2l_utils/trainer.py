@@ -67,7 +67,7 @@ class Trainer(HyperParameters):
     ):
         self.save_hyperparameters()
         checks.arguments(self)
-        self._choose_precision()
+        self.precision = fast_precision(self.device) if precision == "auto" else precision
         self.history: list[dict] = []
         self.first_losses: list[float] = []
 
@@ -84,10 +84,6 @@ class Trainer(HyperParameters):
     def device(self) -> torch.device:
         """The first of the GPUs, or the CPU, if it is not set to another."""
         return self.gpus[0] if self.gpus else cpu()
-
-    def _choose_precision(self):
-        if self.precision == "auto":
-            self.precision = fast_precision(self.device)
 
     def fit(self, model: nn.Module, data) -> None:
         """Train `model` on `data` for `max_epochs` epochs, or on from the checkpoint.
@@ -158,7 +154,8 @@ class Trainer(HyperParameters):
 
     def prepare_model(self, model) -> None:
         """Move the model to the device and give its lazy layers their weights."""
-        self._choose_precision()  # for subclasses whose own __init__ does not
+        if self.precision == "auto":  # saved by an __init__ of a subclass
+            self.precision = fast_precision(self.device)
         model.trainer = self
         self.model = model.to(self.device)
         if any(nn.parameter.is_lazy(p) for p in model.parameters()):
