@@ -4,12 +4,12 @@ import copy
 import inspect
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
+
+from d2l_utils.work import tensors
 
 __all__ = ["materialize", "on_meta", "with_copy"]
 
@@ -43,29 +43,10 @@ def on_meta(net: nn.Module) -> nn.Module:
     return _copy_to("meta", net)
 
 
-class _CopiesTo(TorchFunctionMode):
-    """While it is entered, a deep copy of a tensor lies on another device."""
-
-    def __init__(self, device: str):
-        super().__init__()
-        self.device = device
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is torch.Tensor.__deepcopy__:
-            tensor, memo = args
-            return memo.setdefault(id(tensor), _twin(tensor, self.device))
-        return func(*args, **(kwargs or {}))
-
-
 def _copy_to(device, net):
-    memo: dict[int, Any] = {}
-    for module in net.modules():
-        for tensor in (*module._parameters.values(), *module._buffers.values()):
-            if tensor is not None and id(tensor) not in memo:
-                memo[id(tensor)] = _twin(tensor, device)
-    # What is left are tensors that are plain attributes: weights from scratch, kept activations.
-    with _CopiesTo(device):
-        return copy.deepcopy(net, memo)
+    # A deep copy takes a tensor from its notes, if it is there, and so copies none of these.
+    notes = {id(t): _twin(t, device) for module in net.modules() for t in tensors(vars(module))}
+    return copy.deepcopy(net, notes)
 
 
 def _twin(tensor, device):

@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 # From the ground up: a module imports only modules that stand before it here.
 LIBRARY = """
-    device files hyperparameters board meta work cost module models pixels fashion_mnist_files data
+    device files hyperparameters board work meta cost module models pixels fashion_mnist_files data
     distributed checkpoint checks progress trainer results earlier_chapters __main__
 """.split()
 LABORATORY = """
