@@ -4,7 +4,6 @@
 """
 
 import importlib
-import warnings
 from importlib import metadata
 
 from d2l_utils.board import ProgressBoard, set_figsize, show_images, use_svg_display
@@ -17,9 +16,6 @@ from d2l_utils.models import VGG, VGG_ARCHS, VGG_NARROW, AlexNet, vgg_block
 from d2l_utils.module import Classifier, Module, init_cnn
 from d2l_utils.results import results, speed
 from d2l_utils.trainer import Trainer
-
-# Lazy layers are what the book teaches; older torch warns at each one that they may yet change.
-warnings.filterwarnings("ignore", message="Lazy modules are a new feature")
 
 try:
     __version__ = metadata.version("d2l_utils")

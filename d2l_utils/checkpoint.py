@@ -41,10 +41,7 @@ def save(state: dict, path: Path) -> None:
 
 
 def resume(trainer) -> None:
-    """Note the settings of a trainer that starts; go on from its checkpoint if that is there.
-
-    What `Trainer.fit` raises for a checkpoint is raised here, but for a write that fails.
-    """
+    """Note the settings of a trainer that starts; go on from its checkpoint if that is there."""
     _check_nothing_is_lost(trainer)
     trainer.settings = fingerprint(trainer)
     path = Path(trainer.checkpoint)

@@ -119,7 +119,7 @@ EARLIER = """
 """.split()
 # One process for all, since each import of torch takes seconds.
 SESSION = f"""
-import json, os, runpy, sys, warnings
+import json, os, runpy, sys
 os.environ["TQDM_DISABLE"] = "1"
 found = {{}}
 def note(name):
@@ -128,13 +128,6 @@ def note(name):
 
 import d2l_utils as d2l
 note("import")
-# What an older torch says at each lazy layer.
-warnings.warn("Lazy modules are a new feature under heavy development so changes to the API or "
-              "functionality can happen at any moment.", stacklevel=1)
-try:
-    warnings.warn("Beware")
-except UserWarning as warning:
-    found["warned"] = str(warning)
 data = d2l.FashionMNIST(batch_size=8, train_size=8, holdout=8)
 model = d2l.VGG(((1, 2),), head=(4,))
 d2l.layer_costs(model, (1, 28, 28)), d2l.saved_tensors(model, (1, 28, 28))
@@ -163,10 +156,6 @@ def test_nothing_is_imported_that_is_not_needed_yet(session):
     assert session["import"] == session["training"] == [False]
     assert session["an earlier chapter"] == [True] and session["served"]
     assert {"PIL", "matplotlib"} <= set(session["figure"])
-
-
-def test_no_warning_of_lazy_layers_reaches_a_reader_but_others_do(session):
-    assert session["warned"] == "Beware"
 
 
 def test_the_command_runs_without_a_warning(session):
