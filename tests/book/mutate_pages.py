@@ -121,7 +121,7 @@ def spoil_outputs(nb, rng):
                 key, place = rng.choice(spans)
                 digit = str((int(stored[key][place]) + rng.randint(1, 9)) % 10)
                 stored[key] = stored[key][:place] + digit + stored[key][place + 1 :]
-                spoilt[number] = "output"
+                spoilt[number] = "printed table" if key == "text/html" else "printed text"
                 break
     return spoilt
 
@@ -169,7 +169,10 @@ def main():
     parser.add_argument("--count", type=int, default=200, help="numbers to plant in prose")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--run", nargs="*", default=["parameters"], help="notebooks to spoil and run"
+        "--run",
+        nargs="*",
+        default=["parameters", "flops", "vgg16_vgg19"],
+        help="notebooks to spoil and run",
     )
     options = parser.parse_args()
     rng = random.Random(options.seed)
