@@ -19,6 +19,10 @@ def test_a_second_call_does_nothing(write, capsys, monkeypatch, kept):
     assert capsys.readouterr().out == "1 of 1 runs are recorded\n"
     assert len(kept) == calls + 1
     assert before == run_of(path).record.stat().st_mtime_ns
+    left = run_of(path).record.with_name("a-seed0.json.123.part")  # by a process that was killed
+    left.touch()
+    assert train(path, "--list") == 0 and left.exists()
+    assert train(path) == 0 and not left.exists()
 
 
 def test_list_says_what_is_missing_and_trains_nothing(write, tmp_path, capsys):
