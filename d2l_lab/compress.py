@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
+from itertools import chain
 
 import torch
 from torch import nn
@@ -208,13 +209,14 @@ def int8(model: nn.Module) -> nn.Module:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep to themselves what quantisers, exporters and new formats say of themselves."""
+    before = logging.root.manager.disable
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
         try:
             yield
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(before)
 
 
 def _split(model) -> tuple[list[nn.Module], list[nn.Module]]:
@@ -233,10 +235,8 @@ def _split(model) -> tuple[list[nn.Module], list[nn.Module]]:
 
 def _flat(layers) -> list[nn.Module]:
     """Return the layers, those inside an `nn.Sequential` one after the other."""
-    flat = []
-    for layer in layers:
-        flat += _flat(layer) if isinstance(layer, nn.Sequential) else [layer]
-    return flat
+    nested = (_flat(layer) if isinstance(layer, nn.Sequential) else [layer] for layer in layers)
+    return [*chain.from_iterable(nested)]
 
 
 def _linears(layers) -> list[nn.Linear]:

@@ -18,7 +18,7 @@ from torch import nn
 
 from d2l_lab import compress
 from d2l_lab.clock import REPOSITORY, about, file_name, in_turn, keep
-from d2l_lab.heads import head_of, narrow
+from d2l_lab.heads import SPLIT, narrow
 from d2l_lab.timing import Plan
 from d2l_lab.weights import load_model
 from d2l_utils.data import FashionMNIST
@@ -123,7 +123,7 @@ def times(side: int, threads: int, plan: Plan) -> list[dict]:
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     torch.compiler.reset()  # it compiles no function more than some times
-    head = head_of(narrow(side))
+    head = narrow(side).net[SPLIT:]
     X = torch.randn(max(plan.head_batches), 128, side // 32, side // 32).relu()
     exact, rows = head(X), []
     for engine, make in ENGINES.items():

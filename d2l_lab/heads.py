@@ -12,7 +12,7 @@ from d2l_lab.clock import in_turn
 from d2l_utils.meta import materialize
 from d2l_utils.models import VGG, VGG_NARROW
 
-_SPLIT = len(VGG_NARROW)  # the head follows the blocks
+SPLIT = len(VGG_NARROW)  # the head follows the blocks
 
 
 def head_times(device: torch.device, plan) -> list[dict]:
@@ -46,23 +46,18 @@ def narrow(side: int, hidden=(4096, 4096)) -> VGG:
     return model
 
 
-def head_of(model: VGG) -> nn.Sequential:
-    """Return what follows the blocks."""
-    return model.net[_SPLIT:]
-
-
 def heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
     """Return functions that make the heads of exercise 1.3, by name."""
     whole = narrow(side)
     made = {
-        "blocks": lambda: whole.net[:_SPLIT],
-        "fc4096": lambda: head_of(whole),
-        "fc1024": lambda: head_of(narrow(side, (1024, 1024))),
-        "fc256": lambda: head_of(narrow(side, (256, 256))),
-        "none": lambda: head_of(narrow(side, ())),
-        "gap": lambda: head_of(compress.global_average_pooling(whole)),
-        "conv": lambda: head_of(compress.fc_as_conv(whole, (1, side, side))),
-        "int8": lambda: head_of(compress.int8(whole)),
+        "blocks": lambda: whole.net[:SPLIT],
+        "fc4096": lambda: whole.net[SPLIT:],
+        "fc1024": lambda: narrow(side, (1024, 1024)).net[SPLIT:],
+        "fc256": lambda: narrow(side, (256, 256)).net[SPLIT:],
+        "none": lambda: narrow(side, ()).net[SPLIT:],
+        "gap": lambda: compress.global_average_pooling(whole).net[SPLIT:],
+        "conv": lambda: compress.fc_as_conv(whole, (1, side, side)).net[SPLIT:],
+        "int8": lambda: compress.int8(whole).net[SPLIT:],
     }
     made |= {f"svd-{a}-{b}": partial(_svd, side, (a, b)) for a, b in ranks}
     for share in keep:
@@ -74,14 +69,14 @@ def heads(side: int, ranks, keep) -> dict[str, Callable[[], nn.Module]]:
 def _svd(side, ranks):
     """Return a head with random weights: its time depends on shapes alone; an SVD takes long."""
     model = materialize(VGG(VGG_NARROW), (1, side, side))
-    head = head_of(compress.truncated_svd(model, ranks)).to_empty(device="cpu")
+    head = compress.truncated_svd(model, ranks).net[SPLIT:].to_empty(device="cpu")
     for p in head.parameters():
         nn.init.normal_(p, std=0.01)
     return head
 
 
 def _pruned(whole, share, sparse=False):
-    head = head_of(compress.magnitude_pruning(whole, share))
+    head = compress.magnitude_pruning(whole, share).net[SPLIT:]
     for layer in head:
         if isinstance(layer, nn.Linear):
             parametrize.remove_parametrizations(layer, "weight")

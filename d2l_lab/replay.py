@@ -52,8 +52,7 @@ def replayed(record: dict, run: Run) -> str | None:
     """Replay a record; return None if its losses come out, else all that tells why they may not."""
     recorded = record["first_losses"]
     on_cpu = record["hardware"]["device"] == "cpu"
-    gpus = 0 if on_cpu else 1
-    losses = replay(run, record["precision"], len(recorded), num_gpus=gpus)
+    losses = replay(run, record["precision"], len(recorded), num_gpus=0 if on_cpu else 1)
     for step, share in enumerate(deviation(losses, recorded), 1):
         allowed = limit(record, step)
         if not share <= allowed:

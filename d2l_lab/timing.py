@@ -90,22 +90,22 @@ def measure(device: torch.device, plan: Plan) -> dict:
 
 def peak_memory(device: torch.device, plan: Plan) -> list[dict]:
     """Return the most bytes of tensors that two training steps hold at once, on a GPU."""
-
-    def peak(make, batch):
-        trainer = _trainer(make, plan.side, device, "float32")
-        images = trainer.prepare_batch(noise(batch, plan.side))
-        torch.cuda.reset_peak_memory_stats(device)
-        for _ in range(2):  # in the second, the gradients of the first are there from the start
-            trainer.step(images)
-        return torch.cuda.max_memory_allocated(device)
-
     rows = []
     for name, make in NETWORKS.items():
         for batch in (*plan.batches, plan.train_batch):
             with suppress(torch.OutOfMemoryError):
-                rows.append({"network": name, "batch": batch, "peak_bytes": peak(make, batch)})
+                peak = _peak(_trainer(make, plan.side, device, "float32"), noise(batch, plan.side))
+                rows.append({"network": name, "batch": batch, "peak_bytes": peak})
             gc.collect()
     return rows
+
+
+def _peak(trainer, batch) -> int:
+    images = trainer.prepare_batch(batch)
+    torch.cuda.reset_peak_memory_stats(trainer.device)
+    for _ in range(2):  # in the second, the gradients of the first are there from the start
+        trainer.step(images)
+    return torch.cuda.max_memory_allocated(trainer.device)
 
 
 def rates(device: torch.device, plan: Plan) -> list[dict]:
