@@ -107,11 +107,9 @@ class Work(TorchDispatchMode):
             )
 
 
-def _dot_flops(a_shape, *_, **__):
-    return 2 * math.prod(a_shape)
-
-
-_NO_FORMULA = {torch.ops.aten.mv: _dot_flops, torch.ops.aten.dot: _dot_flops}  # in torch
+# Products that torch has no formula for.
+_PRODUCTS = (torch.ops.aten.mv, torch.ops.aten.dot)
+_NO_FORMULA = dict.fromkeys(_PRODUCTS, lambda a_shape, *_, **__: 2 * math.prod(a_shape))
 
 # Operations that only look up, move or normalise by weights.
 _NO_PRODUCTS = ("norm", "prelu", "embedding", "cat", "stack", "copy", "index", "gather", "scatter")

@@ -109,3 +109,14 @@ def test_a_process_without_an_image_takes_one_that_does_not_count(monkeypatch):
         (X, y), part = share(batch)
         parts.append((X.tolist(), y.tolist(), part))
     assert parts == [([i], [i], 1 / 3) for i in range(3)] + [([0], [0], 0)]
+
+
+def test_each_process_takes_a_gpu_of_its_own(monkeypatch):
+    """The second of two on the second of two machines, each with three GPUs."""
+    chosen = []
+    monkeypatch.setattr("d2l_utils.distributed.processes", lambda: (3, 4))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.accelerator, "set_device_index", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert d2l.Trainer(1, num_gpus=1).gpus == [torch.device("cuda", 1)] and chosen == [1]
+    assert not d2l.Trainer(1).gpus and chosen == [1]
