@@ -122,14 +122,3 @@ def test_impossible_blocks(block, culprit):
 def test_impossible_networks(arguments, culprit):
     with pytest.raises(ValueError, match=culprit):
         d2l.VGG(**{"arch": NARROW, **arguments})
-
-
-@pytest.mark.parametrize(
-    ("model", "name", "smallest"),
-    [(lambda: d2l.VGG(NARROW, head=(8,)), "VGG", 32), (d2l.AlexNet, "AlexNet", 65)],
-)
-def test_images_that_the_poolings_eat(model, name, smallest):
-    size = smallest - 1
-    with pytest.raises(ValueError, match=f"{size} x {size} .* {name}"):
-        model()(torch.zeros(1, 1, size, size))
-    assert shape(model(), (1, 1, smallest, smallest)) == (1, 10)
