@@ -69,10 +69,7 @@ def about(device: torch.device, plan, *packages: str) -> dict:
 
 
 def keep(record: dict, name: str, options: argparse.Namespace) -> None:
-    """Write a record to the folder that `--results` names, else to the book's; no rehearsal there.
-
-    It is written whole or not at all, and its digest noted.
-    """
+    """Write a record to the folder of `--results`, else to the book's, but no rehearsal there."""
     if options.results or not options.quick:
         folder = options.results or REPOSITORY / "book" / "results" / "speed"
         path = folder / f"{name}.json"

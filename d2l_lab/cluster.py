@@ -18,11 +18,7 @@ from d2l_utils.files import atomic_write
 def train_on_ray(runs: list[Run], address: str, cores: int, precision: str | None) -> None:
     """Do the runs on a cluster, and write what comes back; what others build on is done first.
 
-    Args:
-        runs: what is to be done.
-        address: of the cluster, or "local" to start one on this machine.
-        cores: CPU cores per run.
-        precision: instead of what the grid or the device says.
+    The address "local" starts one on this machine; each run takes so many CPU cores.
     """
     import ray
 

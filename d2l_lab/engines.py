@@ -34,10 +34,6 @@ WEIGHTS = REPOSITORY / "book/results/low_resolution/final.safetensors"
 # --- the engines: from a head, maps and threads to a function of maps, and the bytes of a file ----
 
 
-def _float32(head, X, threads):
-    return head, _saved(head)
-
-
 def _bfloat16(head, X, threads):
     low = deepcopy(head).bfloat16()
     return lambda X: low(X.bfloat16()).float(), _saved(low)
@@ -75,7 +71,7 @@ def _onnx(head, X, threads, int8=False):
 
 
 ENGINES: dict[str, Callable] = {
-    "PyTorch, float32": _float32,
+    "PyTorch, float32": lambda head, X, threads: (head, _saved(head)),
     "PyTorch, bfloat16": _bfloat16,
     "ONNX Runtime, float32": _onnx,
     "ONNX Runtime, int8": partial(_onnx, int8=True),

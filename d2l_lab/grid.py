@@ -121,12 +121,9 @@ def structure(config: Config) -> VGG:
 
 def transformed(model: VGG, transform: Transform) -> VGG:
     """Return a new model, as `Config.transform` says, or the model itself if it says nothing."""
-    if "svd" in transform:
-        return compress.truncated_svd(model, transform["svd"])
-    if "prune" in transform:
-        return compress.magnitude_pruning(model, transform["prune"])
-    if "int8" in transform:
-        return compress.int8(model)
+    ways = {"svd": compress.truncated_svd, "prune": compress.magnitude_pruning}
+    for way, argument in transform.items():
+        model = compress.int8(model) if way == "int8" else ways[way](model, argument)
     return model
 
 
@@ -153,10 +150,8 @@ def _check_order(grid: Grid):
     try:
         TopologicalSorter({name: c.sources for name, c in grid.variants.items()}).prepare()
     except CycleError as error:
-        circle = ", ".join(error.args[1][1:])
-        raise ValueError(
-            f"each of these variants needs another to be trained first: {circle}"
-        ) from error
+        wrong = "each of these variants needs another to be trained first"
+        raise ValueError(f"{wrong}: {', '.join(error.args[1][1:])}") from error
 
 
 def _check_network(grid: Grid, name: str):

@@ -3,6 +3,7 @@
 import msgspec
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
+from torch.optim.lr_scheduler import OneCycleLR
 
 from d2l_lab.grid import Config
 from d2l_utils.models import VGG
@@ -38,9 +39,7 @@ class RecipeVGG(VGG):
             return optimiser
         steps = self.trainer.max_epochs * self.trainer.num_train_batches
         # The defaults of OneCycleLR cycle the momentum too, which Nesterov's form has no need of.
-        cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimiser, max_lr=c.lr, total_steps=steps, cycle_momentum=False
-        )
+        cycle = OneCycleLR(optimiser, c.lr, total_steps=steps, cycle_momentum=False)
         return optimiser, cycle, "batch"
 
     def training_step(self, batch):

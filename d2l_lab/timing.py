@@ -140,8 +140,7 @@ def network_times(device: torch.device, plan: Plan) -> list[dict]:
 
 def _trainer(make, side, device, precision) -> Trainer:
     """Return a trainer that is ready for its first step."""
-    on_gpu = device.type == "cuda"
-    trainer = Trainer(max_epochs=1, num_gpus=int(on_gpu), precision=precision, seed=0)
+    trainer = Trainer(1, num_gpus=int(device.type == "cuda"), precision=precision, seed=0)
     model = make()
     model.board.display = False
     trainer.start(model, Batches(noise(1, side)))

@@ -61,6 +61,7 @@ def test_accuracies_are_those_of_exercise_4s_network(monkeypatch):
             self.val = ImageSet(self.val.data[:500], self.val.targets[:500], self.resize)
 
     monkeypatch.setattr(engines, "FashionMNIST", Few)
-    monkeypatch.setattr(engines, "ENGINES", {"float32": engines._float32})
+    float32 = engines.ENGINES["PyTorch, float32"]
+    monkeypatch.setattr(engines, "ENGINES", {"float32": float32})
     with torch.no_grad():
         assert engines.accuracies() == {"float32": pytest.approx(0.945, abs=0.03)}

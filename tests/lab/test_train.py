@@ -79,6 +79,7 @@ def test_a_run_in_bfloat16_is_left_to_machines_that_are_fast_in_it(write, monkey
     assert "asks for bfloat16" in err and "missing: tiny/a seed 0" in out
     assert record_of(path, "b")["precision"] == "float32"
     assert train(path, "--precision", "float32") == 0
+    assert record_of(path)["precision"] == "float32"
 
 
 def test_the_recipe_is_what_the_configuration_says(write):
