@@ -65,7 +65,6 @@ def write_pdf(html, pdf):
         page = browser.new_page()
         page.set_default_timeout(300_000)
         page.goto(html.as_uri())
-        page.wait_for_function("!window.MathJax || MathJax.startup.promise.then(() => true)")
         options = A4 | {"outline": True, "tagged": True, "print_background": True}
         options |= {"display_header_footer": True, "header_template": "<p></p>"}
         pages = {}

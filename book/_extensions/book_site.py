@@ -3,7 +3,6 @@
 import functools
 import html
 import re
-import shutil
 import subprocess
 import tomllib
 from datetime import date
@@ -13,14 +12,14 @@ from docutils import nodes
 
 ROOT = Path(__file__).parents[2]
 
-# Of MathJax's 32 MB a page asks for one bundle and its fonts.
-MATHJAX = ("tex-chtml.js", "output/chtml/fonts")
-
 # An icon in Font Awesome's script: its name, other names of it, and its outline.
 ICON = re.compile(
     r'(?:"(?P<quoted>[a-z0-9-]+)"|\b(?P<plain>[a-z][a-z0-9]*)):'
     r'\[\d+,\d+,(?P<others>\[[^]]*]),"[0-9a-f]+",(?:"[^"]*"|\[[^]]*])],?'
 )
+
+# The style that has an icon's letter in Font Awesome's font.
+ICON_RULE = re.compile(r'(?:\.fa-[a-z0-9-]+:before,?)+\{content:"[^"]*"\}')
 
 NOT_FOUND = """<!DOCTYPE html>
 <html lang="en">
@@ -73,25 +72,11 @@ def name_no_corner(app, doctree, docname):
             node.children = [nodes.Text(node.astext().replace("<th></th>", "<td></td>"))]
 
 
-def typeset_the_single_page(app):
-    """Sphinx looks for formulas in the first page alone, and there is no other."""
-    if app.builder.name == "singlehtml":
-        app.set_html_assets_policy("always")
-
-
-def prune_mathjax(app, exception):
-    folder = Path(app.outdir) / "_static" / "mathjax"
-    for path in sorted(folder.rglob("*"), reverse=True):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and not name.startswith(MATHJAX):
-            path.unlink()
-        elif path.is_dir() and not any(path.iterdir()):
-            shutil.rmtree(path)
-
-
 def prune_icons(app, exception):
-    """Of the two thousand icons in Font Awesome's script, 1.5 MB, the pages name some dozens."""
-    script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
+    """Of Font Awesome's two thousand icons, 1.5 MB of script and style, pages name some dozens."""
+    static = Path(app.outdir) / "_static"
+    script = static / "scripts" / "fontawesome.js"
+    style = static / "styles" / "pydata-sphinx-theme.css"
     files = [*Path(app.outdir).rglob("*.html"), *Path(app.outdir).rglob("*.js")]
     texts = (file.read_text("utf-8") for file in files if file != script)
     used = {name for text in texts for name in re.findall(r"\bfa-([a-z0-9-]+)", text)}
@@ -100,7 +85,11 @@ def prune_icons(app, exception):
         names = {icon["quoted"] or icon["plain"], *re.findall('"([^"]+)"', icon["others"])}
         return icon[0] if names & used else ""
 
+    def kept_rule(rule):
+        return rule[0] if used & set(re.findall(r"\.fa-([a-z0-9-]+)", rule[0])) else ""
+
     script.write_text(ICON.sub(kept, script.read_text("utf-8")), "utf-8")
+    style.write_text(ICON_RULE.sub(kept_rule, style.read_text("utf-8")), "utf-8")
 
 
 def write_not_found(app, exception):
@@ -110,11 +99,9 @@ def write_not_found(app, exception):
 
 
 def setup(app):
-    app.connect("builder-inited", typeset_the_single_page)
     app.connect("html-page-context", describe)
     app.connect("html-page-context", add_state)
     app.connect("doctree-resolved", name_no_corner)
-    app.connect("build-finished", prune_mathjax, priority=900)  # after it was copied
-    app.connect("build-finished", prune_icons, priority=900)
+    app.connect("build-finished", prune_icons, priority=900)  # after it was copied
     app.connect("build-finished", write_not_found)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,14 +4,18 @@ import datetime
 import re
 import subprocess
 import tomllib
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
 import yaml
 from bs4 import BeautifulSoup
-from test_notebooks import NOTEBOOKS, ROOT, name_of, toc_files
+from docutils import nodes
+from fontTools.ttLib import TTFont
+from test_notebooks import NOTEBOOKS, ROOT, load, name_of, toc_files
 
 HTML = ROOT / "_build/html"
+mathml = load("book/_extensions/mathml.py")
 # What a page brings with it, as against what it links to.
 RESOURCES = {
     "script": "src", "link": "href", "img": "src", "iframe": "src", "source": "src",
@@ -68,17 +72,12 @@ def undescribed(page):
     return [tag.get("src") for tag in pictures if len(tag.get("alt", "")) < 30]
 
 
-def weight(path, page, shared=frozenset()):
-    """Bytes of the page with its pictures and scripts; those that all pages share aside."""
-    sources = {tag["src"].split("?")[0] for tag in page(["img", "script"], src=True)}
-    own = {path.parent / src for src in sources if not src.startswith("data:")}
-    own = {file.resolve() for file in own} - shared
-    return path.stat().st_size + sum(file.stat().st_size for file in own)
-
-
-def scripts(path, page):
-    sources = [tag["src"].split("?")[0] for tag in page("script", src=True)]
-    return {(path.parent / src).resolve() for src in sources}
+def weight(path, page):
+    """Bytes of the page with its pictures, scripts and styles."""
+    named = {tag["src"] for tag in page(["img", "script"], src=True)}
+    named |= {tag["href"] for tag in page("link", rel="stylesheet")}
+    files = {path.parent / name.split("?")[0] for name in named if not name.startswith("data:")}
+    return path.stat().st_size + sum(file.stat().st_size for file in files)
 
 
 def test_the_book_is_built_without_warnings(warnings_of_the_build):
@@ -107,11 +106,7 @@ def test_every_picture_is_described(pages):
 
 
 def test_no_page_is_heavy(pages):
-    # MathJax is on every page with a formula, and counts as shared; Vega is on the explorer alone.
-    mathjax = set((HTML / "_static/mathjax").rglob("*.js"))
-    first, *others = (scripts(p, page) for p, page in pages.items() if p.parent.name == "book")
-    shared = frozenset(first.intersection(*others) | mathjax)
-    heavy = {str(p): n for p in pages if (n := weight(p, pages[p], shared)) > 1_500_000}
+    heavy = {str(p): n for p in pages if (n := weight(p, pages[p])) > 1_500_000}
     assert heavy == {}
 
 
@@ -161,14 +156,11 @@ def test_what_is_shown_for_a_page_not_found_stands_alone(book):
     assert page(src=True) == []
 
 
-def test_only_what_a_page_asks_for_of_mathjax_is_there(pages):
-    files = [path for path in (HTML / "_static/mathjax").rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < 4_000_000
-
-
 def test_only_icons_that_pages_name_are_there(book, pages):
     script = (book / "_static" / "scripts" / "fontawesome.js").read_text("utf-8")
+    style = (book / "_static" / "styles" / "pydata-sphinx-theme.css").read_text("utf-8")
     assert len(script) < 200_000
+    assert ".fa-bars:before" in style and ".fa-zhihu:before" not in style
     named = {c for page in pages.values() for tag in page(class_="fa-solid") for c in tag["class"]}
     named = {name.removeprefix("fa-") for name in named} & {"bars", "magnifying-glass"}
     assert len(named) == 2
@@ -192,14 +184,31 @@ def test_a_reference_lists_the_pages_that_cite_it(pages):
     assert f"[{role.text}]" == entry.strong.text
 
 
-def test_mathematics_is_typeset_by_the_books_own_mathjax(pages):
-    for path, page in pages.items():
-        if page(class_="math"):
-            scripts = [tag.get("src", "") for tag in page("script")]
-            assert any("_static/mathjax/" in script for script in scripts), path
+def test_every_formula_is_mathml_in_a_font_that_has_its_signs(book, pages):
+    formulas = [tag for page in pages.values() for tag in page(class_="math")]
+    assert len(formulas) > 100
+    assert [tag for tag in formulas if len(tag("math")) != 1] == []
+    font = TTFont(book / "_static" / "stix-two-math.woff")
+    signs = {sign for tag in formulas for sign in tag.text if not sign.isspace()}
+    slanted = {"\N{MATHEMATICAL ITALIC SMALL N}", "\N{MATHEMATICAL ITALIC SMALL SIGMA}"}
+    assert [sign for sign in signs | slanted if ord(sign) not in font.getBestCmap()] == []
+    assert "MATH" in font  # how roots and brackets grow
+
+
+def test_numbers_in_formulas_stay_whole_and_stops_and_slashes_close():
+    formula = mathml.mathml(r"25{,}088 / 2 = 12{,}544.", display=False)
+    assert "<mn>25,088</mn>" in formula and "<mn>12,544</mn>" in formula
+    assert len(re.findall('<mo[^>]* lspace="0" rspace="0">[./]</mo>', formula)) == 2
 
 
 # --- The checks bite --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tex", [r"\nosuch", r"\frac{1}"])
+def test_a_wrong_formula_is_noticed(tex, caplog):
+    with pytest.raises(nodes.SkipNode):
+        mathml.writer("span")[0](SimpleNamespace(body=[]), nodes.math("", tex))
+    assert tex in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -250,8 +259,9 @@ def test_pictures_count_for_the_weight(tmp_path):
     (tmp_path / "x.png").write_bytes(bytes(1000))
     (tmp_path / "x.js").write_bytes(bytes(500))
     path = tmp_path / "a.html"
-    html = '<img src="x.png"><img src="x.png"><script src="x.js?v=1"></script>'
-    path.write_text(html, "utf-8")
-    assert weight(path, parse(path)) == 1500 + path.stat().st_size
-    shared = frozenset({(tmp_path / "x.js").resolve()})
-    assert weight(path, parse(path), shared) == 1000 + path.stat().st_size
+    (tmp_path / "x.css").write_bytes(bytes(70))
+    names = '<img src="x.png"><img src="x.png"><script src="x.js?v=1"></script>'
+    path.write_text(
+        f'{names}<link rel="stylesheet" href="x.css?v=1"><link rel="next" href="a">', "utf-8"
+    )
+    assert weight(path, parse(path)) == 1570 + path.stat().st_size
