@@ -127,8 +127,8 @@ def _count_layers(net, X):
     with torch.no_grad(), current_module(net) as current:
         if any(nn.parameter.is_lazy(p) for p in net.parameters()):
             net(X)  # gives them their weights
-        weights, work = all_weights(net), _work_of(net, X, current)
-        if len(all_weights(net)) > len(weights):  # the pass itself made some
+        work = _work_of(net, X, current)
+        if len(all_weights(net)) > len(work.weights):  # the pass itself made some
             work = _work_of(net, X, current)
     rows, counted = [], set()
     for (name, kind), row in work.rows.items():

@@ -3,6 +3,7 @@
 import copy
 import inspect
 import operator
+from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -46,7 +47,10 @@ def on_meta(net: nn.Module) -> nn.Module:
 def _copy_to(device, net):
     # A deep copy takes a tensor from its notes, if it is there, and so copies none of these.
     notes = {id(t): _twin(t, device) for module in net.modules() for t in tensors(vars(module))}
-    return copy.deepcopy(net, notes)
+    # Nor a module's dozen empty dicts, for hooks, which would take longest of all.
+    held = [value for module in net.modules() for value in vars(module).values()]
+    empty = [value for value in held if type(value) in (dict, OrderedDict) and not value]
+    return copy.deepcopy(net, notes | {id(value): type(value)() for value in empty})
 
 
 def _twin(tensor, device):

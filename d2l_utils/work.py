@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 __all__ = ["Work", "all_weights", "current_module", "memory", "tensors"]
 
@@ -43,7 +42,8 @@ class Work(TorchDispatchMode):
         # What a tensor was made of, by its memory; all are held, so that no address comes twice.
         self.held = [X]
         self.of_input = {memory(X)}
-        self.of_weights = {memory(w): {w} for w in all_weights(net)}
+        self.weights = all_weights(net)
+        self.of_weights = {memory(w): {w} for w in self.weights}
         self.products: set[int] = set()
         for name, layer in net.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -132,7 +132,16 @@ def memory(tensor: torch.Tensor) -> int:
 
 def tensors(tree: Any) -> list[torch.Tensor]:
     """Return the tensors in nested lists, tuples and dicts."""
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+    found, branches = [], [tree]  # torch's own `tree_leaves` takes as long as all else in a count
+    while branches:
+        branch = branches.pop()
+        if isinstance(branch, torch.Tensor):
+            found.append(branch)
+        elif isinstance(branch, dict):
+            branches += branch.values()
+        elif isinstance(branch, list | tuple):
+            branches += branch
+    return found
 
 
 def all_weights(net: nn.Module) -> list[torch.Tensor]:
