@@ -1,8 +1,10 @@
 """Smaller heads: equal where they must be, of the size of a formula, the given left untouched."""
 
 import copy
+import logging
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -111,6 +113,16 @@ def test_the_given_network_is_untouched_and_its_mode_is_kept(way, training):
 def storages(model):
     plain = [getattr(t, "qdata", t) for t in model.state_dict().values()]
     return {t.untyped_storage().data_ptr() for t in plain}
+
+
+def test_what_quantisers_say_of_themselves_is_kept_quiet_and_nothing_else(caplog):
+    with compress.quiet():
+        with compress.quiet():
+            pass
+        logging.warning("said inside")
+        warnings.warn("an error in these tests", stacklevel=1)
+    logging.warning("said after")
+    assert caplog.messages == ["said after"]
 
 
 # --- the sizes that formulas give -------------------------------------------------------------
