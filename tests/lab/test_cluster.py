@@ -40,7 +40,7 @@ def test_a_lost_workers_run_is_gone_on_with_by_another(write, tmp_path):
     command = [sys.executable, "-m", "d2l_lab", "train", path, "--ray", "--cores", "1"]
     command += ["--precision", "float32"]
     environment = os.environ | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     with subprocess.Popen(command, env=environment, **pipes) as process:
         end = time.monotonic() + 300
         while not run_of(path).checkpoint.exists():

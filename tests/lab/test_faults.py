@@ -255,7 +255,7 @@ def test_a_data_folder_without_permission_is_named(nursery, grid, tmp_path):
     )
     data.chmod(0o755)
     assert end["status"] == 2
-    assert "permission" in end["said"] and str(data) in end["said"]
+    assert "ermission" in end["said"] and str(data) in end["said"]
     assert files_below(tmp_path) == ["results/SHA256SUMS", "tiny.toml"]
 
 

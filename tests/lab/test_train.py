@@ -224,7 +224,7 @@ def test_an_interrupted_run_goes_on_to_the_same_record(write, tmp_path, capsys, 
 
 def start(*arguments):
     arguments = [sys.executable, "-m", "d2l_lab", "train", *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8"}
     return subprocess.Popen(arguments, **pipes)
 
 

@@ -302,21 +302,10 @@ def test_text_is_read_and_written_in_a_named_encoding():
 
 
 def test_the_locales_encoding_is_noticed():
-    lines = ["p.read_text()", "p.write_text('')", "open(p)", "open(p, 'w')", "run(c, text=True)"]
-    assert in_the_locales_encoding("\n".join(lines).replace("run", "subprocess.run")) == [
-        1,
-        2,
-        3,
-        4,
-        5,
-    ]
-    right = [
-        "p.read_text('utf-8')",
-        "p.write_text('', encoding='utf-8')",
-        "open(p, 'rb')",
-        "i.open(p)",
-    ]
-    assert not in_the_locales_encoding("\n".join(right))
+    wrong = "p.read_text(); p.write_text(''); open(p); open(p, 'w'); subprocess.run(c, text=True)"
+    assert len(in_the_locales_encoding(wrong)) == 5
+    right = "p.read_text('utf-8'); p.write_text('', encoding='utf-8'); open(p, 'rb'); image.open(p)"
+    assert not in_the_locales_encoding(right)
 
 
 def test_windows_and_macos_run_the_commands_of_the_readme():
