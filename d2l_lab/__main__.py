@@ -204,7 +204,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_rehearsal(sub)
 
     what = "Time this package beside what readers would use instead."
-    _add_rehearsal(command("bench", bench.run, what))
+    sub = command("bench", bench.run, what)
+    only = "measure only rows whose name holds this; the others of the book's record stay"
+    sub.add_argument("--only", default="", metavar="TEXT", help=only)
+    _add_rehearsal(sub)
 
     sub = command("export", _export, "Write a run's trained weights to a safetensors file.")
     sub.add_argument("grids", nargs=1, type=Path, metavar="GRID.toml", help="the grid of the run")

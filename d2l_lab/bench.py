@@ -8,6 +8,7 @@ and half an hour in which the machine rests. The ratios of a rehearsal mean noth
 
 import argparse
 import dataclasses
+import json
 import statistics
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from functools import partial
 
 import torch
 
-from d2l_lab import measures
+from d2l_lab import clock, measures
 from d2l_lab.clock import about, keep, seconds
 from d2l_utils.cost import layer_costs
 from d2l_utils.device import cpu, fast_precision
@@ -53,17 +54,28 @@ class Row:
 
 def run(options: argparse.Namespace) -> int:
     """Print the table, and write it unless this is a rehearsal; 1 if a row falls short."""
-    record = measure(QUICK if options.quick else Plan())
-    keep(record, "beside-d2l", options)
+    record = measure(QUICK if options.quick else Plan(), options.only)
+    keep(_with_others(record) if options.only else record, "beside-d2l", options)
     return int(any(statistics.median(row["ratios"]) < row["bar"] for row in record["rows"]))
 
 
-def measure(plan: Plan) -> dict:
-    """Return the record of this machine: one entry per row with the ratio of each round."""
+def _with_others(record) -> dict:
+    """Return the book's record with these rows in it; they say that they are later."""
+    origin = {key: value for key, value in record.items() if key != "rows"}
+    later = {(row["what"], row["against"]): row | {"later": origin} for row in record["rows"]}
+    path = clock.REPOSITORY / "book" / "results" / "speed" / "beside-d2l.json"
+    book = json.loads(path.read_text("utf-8"))
+    return book | {"rows": [later.get((row["what"], row["against"]), row) for row in book["rows"]]}
+
+
+def measure(plan: Plan, only: str = "") -> dict:
+    """Return the record of this machine: for each row named so the ratio of each round."""
     record = about(cpu(), plan) | {"rows": []}
     with measures.where_d2l_finds_its_data(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that d2l has more workers than there are cores
         for row in rows(plan):
+            if only not in row.what:
+                continue
             ratios = [row.theirs() / row.ours() for _ in range(plan.rounds)]
             entry = {"what": row.what, "against": row.against, "bar": row.bar, "ratios": ratios}
             record["rows"].append(entry)

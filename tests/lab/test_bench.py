@@ -37,7 +37,16 @@ def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
     assert [*results.iterdir()] == [results / MANIFEST]  # a rehearsal is no record
     monkeypatch.setattr(bench, "Plan", lambda: bench.QUICK)
     assert main(["bench"]) == 0
-    assert (results / "speed" / "beside-d2l.json").exists() and differences(results) == []
+    file = results / "speed" / "beside-d2l.json"
+    assert file.exists() and differences(results) == []
+
+    rows.append(dataclasses.replace(row, what="a step", theirs=lambda: 8.0, ours=lambda: 4.0))
+    assert main(["bench"]) == 0
+    rows[1] = dataclasses.replace(rows[1], ours=lambda: 2.0)
+    assert main(["bench", "--only", "step"]) == 0
+    one, other = json.loads(file.read_text("utf-8"))["rows"]
+    assert (len(one["ratios"]), other["ratios"]) == (3, [4, 4, 4]) and "later" not in one
+    assert other["later"]["plan"]["rounds"] == 3 and differences(results) == []
 
 
 def test_d2l_finds_the_data_set_as_torchvision_keeps_it():
