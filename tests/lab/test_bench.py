@@ -16,14 +16,14 @@ from d2l_lab.records import MANIFEST, differences
 def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
     monkeypatch, tmp_path, capsys
 ):
-    took = itertools.cycle((8.0, 2.0, 6.0, 2.0, 10.0, 2.0))  # theirs, ours, and so on
-    row = bench.Row("a pass", "d2l", 2, ours=lambda: next(took), theirs=lambda: next(took))
+    took = itertools.cycle((8.0, 6.0, 10.0))
+    row = bench.Row("a pass", "d2l", 3.5, ours=lambda: 2.0, theirs=lambda: next(took))
     rows = [row, dataclasses.replace(row, bar=4.5)]
     monkeypatch.setattr(bench, "rows", lambda plan: rows)
     monkeypatch.setattr(bench, "QUICK", dataclasses.replace(bench.QUICK, rounds=3))
     assert main(["bench", "--quick", "--results", str(tmp_path)]) == 1
     first, second, file = capsys.readouterr().out.splitlines()
-    assert first.endswith("4 (3 to 5) passes 2") and second.endswith("falls short of 4.5")
+    assert first.endswith("4 (3 to 5) passes 3.5") and second.endswith("falls short of 4.5")
     record = json.loads(Path(file).read_text("utf-8"))
     assert [*tmp_path.iterdir()] == [tmp_path / "beside-d2l.json"] == [Path(file)]
     assert [row["ratios"] for row in record["rows"]] == [[4, 3, 5]] * 2
