@@ -138,6 +138,13 @@ def test_where_rounding_grows_most_another_seed_still_leads_further_away():
     assert max(away) > replay_module.limit(record, 3)
 
 
+def test_the_first_two_steps_are_held_tightly_and_the_others_by_what_rounding_does():
+    for norm, later in ((False, 0.02), (True, 0.12)):
+        record = {"config": {"batch_norm": norm}}
+        limits = [replay_module.limit(record, step) for step in (1, 2, 3, 10)]
+        assert limits == [0.004, 0.004, later, later]
+
+
 def test_amx_is_left_alone_before_the_first_product(monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     for limit, uses in (("", True), ("AVX10_1_512_AMX", True), ("AVX512_CORE_BF16", False)):
