@@ -49,13 +49,18 @@ def faults(module, count):
     """Yields (what was changed, code with the fault), one for each of `count` places at random."""
     source = (ROOT / module).read_text(encoding="utf-8")
     nodes = [*ast_nodes(get_ast(source))]
-    places, rng = {}, random.Random(f"{CONFIG['seed']} {module}")
+    places = {}
+
+    def luck(place):  # by the line, so that a change elsewhere draws no other faults
+        (line, column), _ = place
+        return random.Random(f"{CONFIG['seed']} {source.splitlines()[line - 1]} {column}")
+
     for operator in OPERATORS:
         found = (place for node in nodes for place in operator.mutation_positions(node))
         for number, place in enumerate(found):
             places.setdefault(place, []).append((operator, number))
-    for place in rng.sample(sorted(places), len(places)):
-        code = mutate_code(source, *rng.choice(places[place]))
+    for place in sorted(places, key=lambda place: luck(place).random()):
+        code = mutate_code(source, *luck(place).choice(places[place]))
         if compiles(code):
             lines = [*difflib.ndiff(source.splitlines(), code.splitlines())]
             was, now = (" ".join(x[2:].strip() for x in lines if x[0] == sign) for sign in "-+")

@@ -60,6 +60,7 @@ def test_what_is_timed_at_all_runs():
     plan = dataclasses.replace(bench.QUICK, images=256)
     assert all(side() > 0 for side in measures.epoch_and_loop(plan))
     assert measures.training(256, 1) > 0 and measures.our_pass(28, 256) > 0
+    assert measures.fastest(plan) > 0
     assert measures.our_step(32, 2) > 0 and measures.import_time("d2l_utils") > 0
 
 
