@@ -1,4 +1,4 @@
-"""How fast the library is beside what readers would use instead.
+"""How fast the library is beside what readers would use instead: the rows; `measures` does them.
 
 Both sides are measured in one run, in turn, round by round, and a row is the ratio of the two,
 never a bare time. The other side is d2l 1.0.3 as published, a loop written by hand, torchsummary,

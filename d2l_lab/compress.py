@@ -1,4 +1,4 @@
-"""What exercise 1.3 does to a head of fully connected layers. It knows nothing of training.
+"""Ways to make a head of fully connected layers smaller. They know nothing of training.
 
 Each function takes a model with a sequential `net`, such as `VGG` or `AlexNet`, and returns a new
 one; the given model is left untouched. The head is what follows `nn.Flatten` in `net`. Each raises

@@ -1,4 +1,4 @@
-"""Exercise 1.3's heads of the narrow VGG-11, as they are timed: whole, and made smaller."""
+"""The heads of exercise 1.3 that are timed: the whole one, and what `compress` makes of it."""
 
 from collections.abc import Callable
 from functools import cache, partial

@@ -1,4 +1,4 @@
-"""What a result depends on besides its settings: device, processor, versions."""
+"""What a record says of the machine: device, processor, versions."""
 
 import os
 import platform

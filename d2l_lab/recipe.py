@@ -1,4 +1,4 @@
-"""The network and the recipe of a configuration: optimiser, schedule, loss, start."""
+"""What a checked entry of a grid becomes: network, optimiser, schedule, loss, start."""
 
 import msgspec
 import torch

@@ -1,5 +1,7 @@
 """How long the networks take on this machine, and on a GPU in how much memory: one JSON file each.
 
+Other libraries are not compared here but in `bench`.
+
 Let the machine rest meanwhile: six minutes on two cores. How many threads there are is up to torch,
 and so to OMP_NUM_THREADS.
 """

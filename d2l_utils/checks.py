@@ -1,4 +1,4 @@
-"""Checks of training: model, data, schedule, losses; each error names what is at fault."""
+"""What the trainer refuses: model, data, schedule, losses; each error names what is at fault."""
 
 import math
 from itertools import chain

@@ -1,4 +1,4 @@
-"""Variants that build on others: trained after them, from their weights, and from no others."""
+"""Grid entries that start from another's weights: trained after it, from its run and no other."""
 
 import pytest
 import torch
