@@ -7,9 +7,11 @@ import zipfile
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import keystr, tree_flatten_with_path
+from torch.serialization import get_unsafe_globals_in_checkpoint
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from d2l_utils.distributed import processes
 from d2l_utils.files import atomic_write
@@ -23,27 +25,36 @@ def save_checkpoint(trainer) -> None:
     """Write the state of a trainer that has started to `trainer.checkpoint`, if it is a path."""
     if trainer.checkpoint is None or processes()[0] > 0:
         return
+    for name, _ in _places(trainer.model).items() - trainer.places.items():
+        if ":" not in name or "[" in name:  # a module's plain attribute can be made anew
+            why = "it was made, or changed its shape, after the start; make it in __init__"
+            raise TypeError(f"{name} cannot be kept in a checkpoint: {why}")
     state = {name: getattr(trainer, name) for name in PROGRESS} | {
         "settings": trainer.settings,
         "model": trainer.model.state_dict(),
         "tensors": {name: t.detach() for name, t in _plain_tensors(trainer.model).items()},
-        "optim": trainer.optim.state_dict(),
-        "scheduler": trainer.scheduler and trainer.scheduler.state_dict(),
+        "optim": tree_map(_python, trainer.optim.state_dict()),
+        "scheduler": trainer.scheduler and tree_map(_python, trainer.scheduler.state_dict()),
         "random": {name: source.get_state() for name, source in generators(trainer).items()},
     }
     save(state, Path(trainer.checkpoint))
 
 
 def save(state: dict, path: Path) -> None:
-    """Write with `torch.save`, whole or not at all."""
-    with atomic_write(path) as part, part.open("wb") as file:  # given a name, torch hides why not
-        torch.save(state, file)
+    """Write with `torch.save`, whole or not at all, what `read_saved` can read."""
+    with atomic_write(path) as part:
+        with part.open("wb") as file:  # given a path, torch hides the OSError
+            torch.save(state, file)
+        if foreign := get_unsafe_globals_in_checkpoint(part):
+            raise TypeError(
+                f"{path} cannot hold {min(foreign)}, but numbers, text and tensors alone"
+            )
 
 
 def resume(trainer) -> None:
     """Note the settings of a trainer that starts; go on from its checkpoint if that is there."""
     _check_nothing_is_lost(trainer)
-    trainer.settings = fingerprint(trainer)
+    trainer.settings, trainer.places = fingerprint(trainer), _places(trainer.model)
     path = Path(trainer.checkpoint)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
@@ -84,7 +95,7 @@ def _restore(trainer, state):
     if trainer.scheduler is not None:
         trainer.scheduler.load_state_dict(state["scheduler"])
     for name, source in generators(trainer).items():
-        if name in state["random"]:  # a run that goes on on another device lacks its generator
+        if name in state["random"]:  # a run resumed on another device lacks its generator
             source.set_state(state["random"][name])
 
 
@@ -104,6 +115,8 @@ def read_saved(path: str | os.PathLike):
             file.seek(0)
             return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file has many ways to fail
+            if isinstance(error, MemoryError) or "you tried to allocate" in str(error):
+                raise  # for want of memory; the file may be sound
             raise ValueError(f"{path} is damaged ({error}); delete it to start anew") from error
 
 
@@ -128,8 +141,9 @@ def fingerprint(trainer) -> dict:
         # A schedule is laid out for a number of epochs; plain SGD can go on for more.
         "max_epochs": scheduler and trainer.max_epochs,
     }
+    plain = flat(tree_map(_python, settings))
     elsewhere = ("data.root", "data.num_workers")
-    return {name: value for name, value in flat(settings).items() if name not in elsewhere}
+    return {name: value for name, value in plain.items() if name not in elsewhere}
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
@@ -170,8 +184,21 @@ def generators(trainer) -> dict[str, torch.Generator]:
     if device.type == "mps":  # Apple's GPU
         sources["mps"] = torch.mps._get_default_mps_generator()
     elif device.type != "cpu":
-        sources[device.type] = torch.get_device_module(device).default_generators[device.index]
+        module = torch.get_device_module(device)
+        number = module.current_device() if device.index is None else device.index
+        sources[device.type] = module.default_generators[number]
     return sources
+
+
+def _python(value):
+    """Return a number of NumPy's as Python's; neither JSON nor `torch.load` takes NumPy's."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _places(model) -> dict:
+    """Return the names in a model's state, and the shapes of the tensors that torch leaves out."""
+    shapes = {name: tensor.shape for name, tensor in _plain_tensors(model).items()}
+    return dict.fromkeys(model.state_dict()) | shapes
 
 
 def _plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:

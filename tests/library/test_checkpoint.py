@@ -5,13 +5,14 @@ import shutil
 import signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from small import Line, Net, Random, Scratch, TenClasses, comparable, equal, fit, stop_at
 from torch import nn
 
 import d2l_utils as d2l
-from d2l_utils.checkpoint import generators, read_saved
+from d2l_utils.checkpoint import generators, read_saved, save
 from d2l_utils.data import ImageSet
 
 
@@ -107,6 +108,7 @@ def changed(option, value):
     ("change", "message"),
     [
         ({"seed": 1}, "seed 0, now 1"),
+        ({"seed": np.int64(1)}, "seed 0, now 1"),
         ({"precision": "bfloat16"}, "precision float32, now bfloat16"),
         ({"gradient_clip_val": 1}, "gradient_clip_val 0, now 1"),
         ({"data": {"n": 30}}, "num_train_batches 3, now 4, data.n 20, now 30"),
@@ -142,6 +144,15 @@ def test_settings_of_the_callers_own_must_match_too_but_not_where_the_data_lies(
     assert (trainer.train_batch_idx, trainer.resumed_epochs) == (6, 1)
     with pytest.raises(ValueError, match=r"model\.config\.gain 1, now 2;"):
         run(3, gain=2)
+
+
+def test_numbers_of_numpy_are_settings_like_any(path):
+    def run(epochs):
+        model = changed("weight_decay", np.float32(0.5))
+        return save_run(path, lambda: model, epochs, seed=np.int64(0))
+
+    run(1)
+    assert run(2).resumed_epochs == 1
 
 
 # --- the file ---------------------------------------------------------------------------------
@@ -232,6 +243,28 @@ def test_an_unreadable_checkpoint_is_not_called_damaged(path, monkeypatch):
         save_run(path)
 
 
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("not enough memory: you tried to allocate 9 bytes.")]
+)
+def test_a_checkpoint_that_memory_is_too_small_for_is_not_called_damaged(path, monkeypatch, error):
+    def refuses(*_, **__):
+        raise error
+
+    save_run(path)
+    monkeypatch.setattr(torch, "load", refuses)
+    with pytest.raises(type(error)) as raised:
+        save_run(path)
+    assert raised.value is error
+
+
+def test_what_no_reader_of_checkpoints_takes_is_not_written(path):
+    save_run(path)
+    content = path.read_bytes()
+    with pytest.raises(TypeError, match=r"run\.pt cannot hold types\.SimpleNamespace, but numbers"):
+        save({"history": SimpleNamespace()}, path)
+    assert path.read_bytes() == content
+
+
 def test_a_checkpoint_in_a_folder_that_cannot_be_made_is_refused_before_training(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="file"):
@@ -291,10 +324,12 @@ def test_tensors_that_no_state_dict_has_are_kept(tmp_path, kind):
 
 @pytest.mark.parametrize("kind", ["cuda", "xpu"])
 def test_a_gpu_draws_from_a_generator_of_its_own(kind, monkeypatch):
-    module = SimpleNamespace(default_generators=["first", "second"])
+    gpus = ["first", "second", "third"]
+    module = SimpleNamespace(default_generators=gpus, current_device=lambda: 2)
     monkeypatch.setattr(torch, "get_device_module", lambda device: module)
-    trainer = SimpleNamespace(device=torch.device(kind, 1))
-    assert generators(trainer) == {"cpu": torch.default_generator, kind: "second"}
+    for device, gpu in ((f"{kind}:0", "first"), (f"{kind}:1", "second"), (kind, "third")):
+        trainer = SimpleNamespace(device=torch.device(device))
+        assert generators(trainer) == {"cpu": torch.default_generator, kind: gpu}
 
 
 class Hidden(Scratch):
@@ -320,6 +355,33 @@ class ByHand(Scratch):
 def test_a_state_that_a_checkpoint_would_lose_is_refused(path, model, culprit):
     with pytest.raises(TypeError, match=f"{culprit} cannot be kept in a checkpoint"):
         save_run(path, model)
+    assert not path.exists()
+
+
+class Late(Line):
+    """With state that the first training step makes, in a place that a new network lacks."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make, self.notes = make, {"first": torch.zeros(1)}
+
+    def training_step(self, batch):
+        self.make(self)
+        return super().training_step(batch)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda model: model.notes.update(mean=torch.ones(2)), r":notes\['mean'\]"),
+        (lambda model: model.notes.update(first=torch.ones(2)), r":notes\['first'\]"),
+        (lambda model: model.net.register_buffer("n", torch.ones(2)), r"net\.n"),
+        (lambda model: model.register_buffer("n", torch.ones(2), False), r":_buffers\['n'\]"),
+    ],
+)
+def test_a_state_that_could_not_be_put_back_is_refused(path, make, name):
+    with pytest.raises(TypeError, match=rf"^{name} cannot be kept in a checkpoint: .*start; make"):
+        save_run(path, lambda: Late(make))
     assert not path.exists()
 
 
