@@ -60,7 +60,7 @@ def schedule(scheduler, steps_per) -> None:
 
 def losses(trainer, losses: list[torch.Tensor], first_step: int) -> None:
     """Raise a FloatingPointError that names the step if a training loss is not finite."""
-    for step, loss in enumerate(torch.stack(losses).tolist(), first_step):
+    for step, loss in enumerate(torch.stack(losses).flatten().tolist(), first_step):
         if not math.isfinite(loss):
             _stop(trainer, f"the loss is {loss} in", step)
 

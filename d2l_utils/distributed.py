@@ -37,15 +37,15 @@ def own_gpus(wanted: int) -> list[torch.device]:
     return gpus[:wanted]
 
 
-def share(batch) -> tuple[list, float]:
-    """Return this process's samples of a batch, and which part of the batch they are."""
+def share(batch) -> tuple[list, int]:
+    """Return this process's samples of a batch, and how many of them count."""
     rank, size = processes()
     if size == 1:
-        return batch, 1.0
-    if len(batch[-1]) <= rank:  # the others wait for this process: it takes a sample, of no weight
-        return [a[:1] for a in batch], 0.0
+        return batch, len(batch[-1])
+    if len(batch[-1]) <= rank:  # this process must not keep the others waiting: one that counts 0
+        return [a[:1] for a in batch], 0
     mine = [a[rank::size] for a in batch]
-    return mine, len(mine[-1]) / len(batch[-1])
+    return mine, len(mine[-1])
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def add_up(tensors, collective=None) -> None:
     """Replace tensors by their sums over all processes, or by what another collective gives."""
     if processes()[1] > 1:
         for tensor in tensors:
-            whole = tensor.contiguous()  # which images' layout on a GPU is not
+            whole = tensor.contiguous()  # which channels_last weights and gradients are not
             (collective or dist.all_reduce)(whole)
             tensor.copy_(whole)
 

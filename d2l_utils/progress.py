@@ -1,5 +1,8 @@
 """What is seen of a run: the means of an epoch, a bar, and curves on the model's board."""
 
+from contextlib import nullcontext
+from numbers import Real
+
 import torch
 
 from d2l_utils.board import kernel
@@ -11,7 +14,8 @@ __all__ = ["Means", "draw", "prepare_board", "progress_bar", "say_stopped"]
 class Means:
     """Means of values over batches, weighted by the batches' `samples`, or alike if that is None.
 
-    They are added up in `pop` and in float64, which not every GPU has; so no GPU is waited for.
+    Values stay on their device until `pop`, so no step waits for a GPU; `pop` adds them up on the
+    CPU, in float64, which not every GPU has.
 
     >>> means = Means()
     >>> for means.samples, loss in ((8, 1.0), (2, 6.0)):
@@ -28,7 +32,7 @@ class Means:
         """Take a value of the batch at hand, which has `samples` samples."""
         if isinstance(value, torch.Tensor) and value.numel() == 1:
             value = value.detach()
-        elif not isinstance(value, int | float):
+        elif not isinstance(value, Real):  # NumPy's numbers are, too
             given = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else repr(value)
             raise TypeError(f"{key} is {given}; it must be one number, such as a batch's mean")
         samples = 1 if self.samples is None else self.samples
@@ -38,10 +42,8 @@ class Means:
         """Return the means and forget the values."""
         values, self._values = self._values, {}
         sums = [[sum(float(v) * n for v, n in p), sum(n for _, n in p)] for p in values.values()]
-        if processes()[1] > 1:
-            add_up([of_all := torch.tensor(sums, dtype=torch.float64)])
-            sums = of_all.tolist()
-        return {key: total / n for key, (total, n) in zip(values, sums, strict=True)}
+        add_up([of_all := torch.tensor(sums, dtype=torch.float64)])
+        return {key: total / n for key, (total, n) in zip(values, of_all.tolist(), strict=True)}
 
 
 def progress_bar(trainer):
@@ -49,6 +51,8 @@ def progress_bar(trainer):
 
     There is none in a notebook, where the picture grows and stderr is stored.
     """
+    if kernel() or processes()[0] > 0:
+        return nullcontext()
     from tqdm import tqdm
 
     return tqdm(
@@ -57,7 +61,6 @@ def progress_bar(trainer):
         initial=trainer.epoch * trainer.num_train_batches,
         leave=False,
         unit="batch",
-        **({"disable": True} if kernel() or processes()[0] > 0 else {}),
     )
 
 
@@ -74,7 +77,7 @@ def prepare_board(model, trainer) -> None:
 
 
 def draw(model, row: dict, bar=None) -> None:
-    """Show the validation's values of a row of the history on the model's board, and at the bar."""
+    """Show the validation values of a row of the history on the model's board and the bar."""
     values = {key: value for key, value in row.items() if key.startswith("val_")}
     if bar is not None:
         bar.set_postfix({key: f"{value:.4f}" for key, value in values.items()})

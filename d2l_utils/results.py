@@ -1,4 +1,4 @@
-"""Reads what the laboratory recorded: runs of training as a table, and the speed of machines."""
+"""Reads what the experiments recorded: runs of training as a table, and the speed of machines."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def results(experiment: str):
 
     files = sorted((_FOLDER / experiment).glob("*-seed*.json"))
     if not files:
-        there = ", ".join(sorted(p.name for p in _FOLDER.glob("*") if p.is_dir()))
+        there = ", ".join(sorted({file.parent.name for file in _FOLDER.glob("*/*-seed*.json")}))
         raise FileNotFoundError(f"experiment is {experiment!r}; there are records of: {there}")
     records = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return pd.DataFrame(

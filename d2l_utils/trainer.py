@@ -26,9 +26,9 @@ class Trainer(HyperParameters):
 
     Args:
         max_epochs: epochs to train for.
-        num_gpus: how many GPUs to take of those that are there; `gpus` says which. The first
-            trains, or else the CPU. `torchrun --nproc-per-node 2 train.py` trains on two: each
-            process takes its share of every batch.
+        num_gpus: the most GPUs to claim; `gpus` lists them. One process trains on the first, or on
+            the CPU if there is none. `torchrun --nproc-per-node 2 train.py` trains on two GPUs:
+            each process takes its share of every batch.
         gradient_clip_val: the norm that the gradient is clipped to; 0 clips nothing.
         precision: "float32"; "bfloat16" (autocast: weights stay float32; images channels_last);
             or "auto", what the device is fast in.
@@ -41,7 +41,7 @@ class Trainer(HyperParameters):
         history: one dict per epoch: `epoch` (from 1), `train_loss`, `val_loss`, `val_acc`,
             `seconds` (of training alone), `images_per_second`. Losses and accuracies are means
             weighted by samples; that of the training loss is taken while the weights change.
-        first_losses: the training losses of the first ten steps, the fingerprint of a run.
+        first_losses: those of the first ten steps of the first epoch, the fingerprint of a run.
         resumed_epochs: how many epochs of the history came from the checkpoint.
         interrupted: whether `fit` was stopped by the keyboard. What was trained is kept.
 
@@ -92,11 +92,12 @@ class Trainer(HyperParameters):
             FloatingPointError: if a loss is not finite; it names epoch, step and what is at fault.
             ValueError: if a batch is empty, a schedule does not say when it steps, or the
                 checkpoint is damaged, of other settings or of more epochs.
-            TypeError: if model or data are none, or have a state that a checkpoint would lose.
+            TypeError: if `model` or `data` is something else, or a checkpoint would lose state.
             OSError: if the checkpoint cannot be read or written.
         """
-        self.start(model, data)
+        checks.parts(model, data)
         try:
+            self.start(model, data)
             with progress_bar(self) as self._bar:
                 while self.epoch < self.max_epochs:
                     rows = len(self.history)
@@ -113,18 +114,21 @@ class Trainer(HyperParameters):
             data.device, self._bar = cpu(), None  # on the CPU, where the next model is
 
     def evaluate(self, model: nn.Module, data) -> dict[str, float]:
-        """Return `val_loss` and `val_acc` of the model as it is."""
+        """Return `val_loss`, `val_acc` and whatever else `validation_step` plots."""
         checks.parts(model, data)
-        self.prepare_data(data)
-        self.prepare_model(model)
-        self._means = Means()
-        self._validate()
-        data.device = cpu()
-        return self._means.pop()
+        try:
+            self.prepare_data(data)
+            self.prepare_model(model)
+            self._means = Means()
+            self._validate()
+            return self._means.pop()
+        finally:
+            data.device = cpu()
 
     def start(self, model: nn.Module, data) -> None:
         """Make ready for the first step, or for the one after the checkpoint's last."""
-        checks.parts(model, data)
+        self.epoch = self.train_batch_idx = self.val_batch_idx = 0
+        self.history, self.first_losses, self.interrupted, self._means = [], [], False, Means()
         if self.seed is not None:
             torch.manual_seed(self.seed)
         self.data = data
@@ -136,8 +140,6 @@ class Trainer(HyperParameters):
         self.optim, self.scheduler, steps_per = (*parts, None, None)[:3]
         self._steps_per_epoch = steps_per == "epoch"
         checks.schedule(self.scheduler, steps_per)
-        self.epoch = self.train_batch_idx = self.val_batch_idx = 0
-        self.history, self.first_losses, self.interrupted = [], [], False
         if self.checkpoint is not None:
             resume(self)
         self.resumed_epochs = self.epoch
@@ -145,7 +147,7 @@ class Trainer(HyperParameters):
         model.train()
 
     def prepare_data(self, data) -> None:
-        """Make the loaders, and tell the data where its batches shall go."""
+        """Make the loaders, and tell the data where its batches go."""
         data.device = self.device = torch.device(self.device)
         self.train_dataloader = data.train_dataloader()
         self.val_dataloader = data.val_dataloader()
@@ -161,7 +163,7 @@ class Trainer(HyperParameters):
         if any(nn.parameter.is_lazy(p) for p in model.parameters()):
             loader = self.val_dataloader if self.num_val_batches else self.train_dataloader
             model.eval()
-            # Where its own steps call it otherwise, the first of them gives it its weights.
+            # If `forward` takes other arguments, the first training step initialises it instead.
             with torch.no_grad(), suppress(TypeError):
                 model(*self.prepare_batch(next(iter(loader)))[:-1])
         if self.precision == "bfloat16":
@@ -194,8 +196,7 @@ class Trainer(HyperParameters):
         if not self.history:
             self.first_losses = [float(loss) for loss in losses[:10]]
 
-        # Batch normalisation has seen each process's share alone.
-        agree(self.model, generators(self).values())
+        agree(self.model, generators(self).values())  # batch norm saw this process's share alone
         self._validate()
         row = {"epoch": len(self.history) + 1} | self._means.pop()
         checks.epoch(self, row)
@@ -208,9 +209,8 @@ class Trainer(HyperParameters):
         with self._autocast():
             loss = self.model.training_step(batch)
         self._means.add("train_loss", loss)
-        value = loss.detach() * part
-        add_up([value])
-        # A GPU would have to wait here, so it is asked at the first step, then once per epoch.
+        add_up([value := loss.detach() * part])
+        # Reading it makes the CPU wait for a GPU; so there at the first step, then once per epoch.
         if self.device.type == "cpu" or self.train_batch_idx == 0:
             checks.losses(self, [value], self.train_batch_idx % self.num_train_batches + 1)
         self.optim.zero_grad()
@@ -231,8 +231,8 @@ class Trainer(HyperParameters):
         nn.utils.clip_grad_norm_(model.parameters(), grad_clip_val)
 
     def report(self, key: str, value, train: bool) -> bool:
-        """Take a value of the batch at hand from `Module.plot`; return whether it is drawn here."""
-        own_loop = self._means.samples is None  # of the reader's
+        """Take a value from `Module.plot`; return True if it is drawn here, as an epoch's mean."""
+        own_loop = self._means.samples is None  # a reader's, which calls neither step nor _validate
         if own_loop or not (train and key == "loss"):  # which training_step returns
             self._means.add(f"{'train' if train else 'val'}_{key}", value)
         return not (own_loop or train)
@@ -250,10 +250,10 @@ class Trainer(HyperParameters):
     def _take(self, batch):
         batch = self.prepare_batch(batch)  # which may be a reader's, of whatever the data give
         checks.some(batch[-1], "image in a batch")
-        samples, (batch, part) = len(batch[-1]), share(batch)
+        samples = len(batch[-1])
         self._images += samples
-        self._means.samples = round(samples * part)
-        return batch, part
+        batch, self._means.samples = share(batch)
+        return batch, self._means.samples / samples
 
     def _autocast(self):
         low = self.precision != "float32"

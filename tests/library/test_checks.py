@@ -41,6 +41,16 @@ def test_arguments_of_fit_that_are_something_else(arguments, culprit):
             use(*arguments())
 
 
+def test_data_give_batches_on_the_cpu_again_though_start_or_evaluate_failed():
+    data, trainer = Random(), d2l.Trainer(1)
+    data.val_dataloader = lambda: 1 / 0
+    trainer.device = "meta"  # stands in for a GPU
+    for use in (trainer.fit, trainer.evaluate):
+        with pytest.raises(ZeroDivisionError):
+            use(Line(), data)
+        assert data.device == d2l.cpu()
+
+
 class Decays(Line):
     """With a schedule that is said to step after `when`."""
 

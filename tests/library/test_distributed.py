@@ -106,9 +106,9 @@ def test_a_process_without_an_image_takes_one_that_does_not_count(monkeypatch):
     parts = []
     for rank in range(4):
         monkeypatch.setattr("d2l_utils.distributed.processes", lambda rank=rank: (rank, 4))
-        (X, y), part = share(batch)
-        parts.append((X.tolist(), y.tolist(), part))
-    assert parts == [([i], [i], 1 / 3) for i in range(3)] + [([0], [0], 0)]
+        (X, y), count = share(batch)
+        parts.append((X.tolist(), y.tolist(), count))
+    assert parts == [([i], [i], 1) for i in range(3)] + [([0], [0], 0)]
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):

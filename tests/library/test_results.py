@@ -23,4 +23,5 @@ def test_speed_is_found_from_any_folder(tmp_path, monkeypatch):
 def test_a_name_without_records_is_answered_with_those_that_have(read, name):
     with pytest.raises(FileNotFoundError, match=name) as error:
         read(name)
+    assert "speed" not in str(error.value)
     assert any(there in str(error.value) for there in ("nvidia-h100", "low_resolution,"))

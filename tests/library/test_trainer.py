@@ -3,6 +3,7 @@
 import copy
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from small import Line, Net, Random, equal, fit, stop_at, weights
@@ -159,6 +160,19 @@ def test_a_model_may_report_more():
     assert row["val_count"] == (8 * 8 + 4 * 4) / 12
 
 
+def test_means_are_taken_of_any_one_number():
+    class Reports(Line):
+        def loss(self, *batch):
+            return super().loss(*batch).reshape(1)
+
+        def validation_step(self, batch):
+            self.plot("count", np.float32(len(batch[1])), train=False)
+
+    trainer = fit(Reports(), Random(n=8, n_val=12))
+    assert trainer.history[0]["val_count"] == (8 * 8 + 4 * 4) / 12
+    assert trainer.first_losses == [pytest.approx(trainer.history[0]["train_loss"])]
+
+
 @pytest.mark.parametrize("spoil", [lambda loss: None, lambda loss: loss.expand(8)])
 def test_a_loss_that_is_not_one_number_is_refused(spoil):
     model = Line()
@@ -266,6 +280,17 @@ class OwnEpoch(d2l.Trainer):
             for batch in self.val_dataloader:
                 self.model.validation_step(self.prepare_batch(batch))
                 self.val_batch_idx += 1
+
+
+def test_an_interrupted_epoch_of_the_readers_own_leaves_no_values_behind():
+    def run(trainer):
+        torch.manual_seed(0)
+        trainer.fit(Line(), Random(seed=0))
+        return trainer.history
+
+    trainer = OwnEpoch(1)
+    trainer.fit(stop_at(Line(), 2, KeyboardInterrupt()), Random())
+    assert run(trainer) == run(OwnEpoch(1))
 
 
 class OwnFitAndEpoch(OwnFit, OwnEpoch): ...
