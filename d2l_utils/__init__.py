@@ -1,4 +1,4 @@
-"""What the notebooks share: the interface of "Dive into Deep Learning", and what it costs.
+"""The D2L interface that the notebooks share, and counts of what a network costs.
 
 `import d2l_utils as d2l` gives `d2l.Classifier`, `d2l.Trainer`, `d2l.FashionMNIST`, `d2l.VGG`, …
 """

@@ -1,4 +1,4 @@
-"""Brings Fashion-MNIST and checks it: `python -m d2l_utils`."""
+"""Fetches Fashion-MNIST and checks it: `python -m d2l_utils`."""
 
 import argparse
 import sys
@@ -10,9 +10,9 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Bring and check the data set; return 0 if it is there and whole."""
+    """Fetch and check the data set; return 0 if it is there and whole."""
     parser = argparse.ArgumentParser(
-        prog="python -m d2l_utils", description="Bring Fashion-MNIST and check it."
+        prog="python -m d2l_utils", description="Fetch Fashion-MNIST and check it."
     )
     parser.add_argument("--root", help="folder to look in and to download to")
     parser.add_argument("--check", action="store_true", help="do not download")
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = files.find_folder(options.root)
         if folder is None and options.check:
             raise FileNotFoundError(files.HOW_TO_GET_IT)
-        folder = folder or files.bring(options.root)
+        folder = folder or files.fetch(options.root)
         for name in files.FILES:
             files.read_file(folder, name)
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""Pictures: the curves of a training run and rows of images. Matplotlib is imported when drawn."""
+"""Pictures: curves of a training run, rows of images. Matplotlib is imported only to draw."""
 
 import sys
 import time
@@ -61,8 +61,8 @@ class ProgressBoard(HyperParameters):
     """Curves that grow point by point.
 
     In a notebook the picture grows below the cell, and one figure is stored. In a script the figure
-    is there for `plt.show()` and `plt.savefig(...)`. It is drawn on `fig` or `axes` if they are
-    given. Without `display` there is none.
+    is there for `plt.show()` and `plt.savefig(...)`. The curves are drawn on `fig` or `axes` if
+    given; with `display=False`, only when `figure` is called.
 
     Line styles `ls` and `colors` are taken in turn; `figsize` is in inches; limits are
     `(low, high)`, or None to fit the points. `data` has for each label a list of points, with `.x`
@@ -105,7 +105,8 @@ class ProgressBoard(HyperParameters):
     def __getstate__(self):
         # A copy gets a figure of its own once it draws; a copied one would be shown by itself.
         figure = dict.fromkeys(("fig", "axes", "_mine", "_place"))
-        return {**self.__dict__, **figure, "_lines": {}}
+        given = {k: v for k, v in getattr(self, "hparams", {}).items() if k not in figure}
+        return {**self.__dict__, **figure, "_lines": {}, "hparams": given}
 
     def clear(self) -> None:
         """Forget all points. What is drawn stays as it is."""
@@ -166,7 +167,7 @@ class ProgressBoard(HyperParameters):
         watched = "inline" in plt.get_backend() and getattr(kernel(), "_allow_stdin", False)
         if watched and start > self._pause_until:
             self._grow(figure)
-            # So this takes a tenth of the time at most.
+            # So growing takes a tenth of the time at most; setting the points is not throttled.
             self._pause_until = time.monotonic() + 10 * (time.monotonic() - start)
 
     def _grow(self, figure):

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from torch.serialization import get_unsafe_globals_in_checkpoint
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from d2l_utils.distributed import processes
@@ -27,8 +26,7 @@ def save_checkpoint(trainer) -> None:
         return
     for name, _ in _places(trainer.model).items() - trainer.places.items():
         if ":" not in name or "[" in name:  # a module's plain attribute can be made anew
-            why = "it was made, or changed its shape, after the start; make it in __init__"
-            raise TypeError(f"{name} cannot be kept in a checkpoint: {why}")
+            raise TypeError(f"{name} cannot be kept in a checkpoint; make it in __init__, in full")
     state = {name: getattr(trainer, name) for name in PROGRESS} | {
         "settings": trainer.settings,
         "model": trainer.model.state_dict(),
@@ -45,10 +43,8 @@ def save(state: dict, path: Path) -> None:
     with atomic_write(path) as part:
         with part.open("wb") as file:  # given a path, torch hides the OSError
             torch.save(state, file)
-        if foreign := get_unsafe_globals_in_checkpoint(part):
-            raise TypeError(
-                f"{path} cannot hold {min(foreign)}, but numbers, text and tensors alone"
-            )
+        if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(part):
+            raise TypeError(f"{path} cannot hold {min(foreign)}, only numbers, text and tensors")
 
 
 def resume(trainer) -> None:
@@ -141,9 +137,8 @@ def fingerprint(trainer) -> dict:
         # A schedule is laid out for a number of epochs; plain SGD can go on for more.
         "max_epochs": scheduler and trainer.max_epochs,
     }
-    plain = flat(tree_map(_python, settings))
     elsewhere = ("data.root", "data.num_workers")
-    return {name: value for name, value in plain.items() if name not in elsewhere}
+    return {name: value for name, value in flat(settings).items() if name not in elsewhere}
 
 
 def flat(settings: dict, prefix: str = "") -> dict:
@@ -158,7 +153,7 @@ def flat(settings: dict, prefix: str = "") -> dict:
             plain |= flat(value, f"{prefix}{name}.")
         else:
             with suppress(TypeError):
-                plain[f"{prefix}{name}"] = json.loads(json.dumps(value))
+                plain[f"{prefix}{name}"] = json.loads(json.dumps(tree_map(_python, value)))
     return plain
 
 

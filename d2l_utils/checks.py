@@ -48,7 +48,7 @@ def some(things, what: str) -> None:
 
 
 def schedule(scheduler, steps_per) -> None:
-    """Raise a ValueError if a schedule does not tell when it steps, or would wait for a loss."""
+    """Raise a ValueError if a schedule does not say when to step, or needs a loss."""
     if scheduler is not None and steps_per not in ("epoch", "batch"):
         raise ValueError(
             f"{type(scheduler).__name__} steps per {steps_per}; it must be 'epoch' or 'batch', "
@@ -66,9 +66,9 @@ def losses(trainer, losses: list[torch.Tensor], first_step: int) -> None:
 
 
 def epoch(trainer, row: dict) -> None:
-    """Raise a FloatingPointError if the last step of an epoch, after its loss, spoilt the weights.
+    """Raise a FloatingPointError if the last step of an epoch made weights that are not finite.
 
-    Where there is validation, its loss tells.
+    The validation loss shows it, or else the weights themselves; the step's own loss came before.
     """
     step = trainer.num_train_batches
     if not math.isfinite(row.get("val_loss", 0)):

@@ -110,7 +110,7 @@ def saved_tensors(
             def pack(tensor):
                 storage, (name, module) = tensor.untyped_storage(), current[-1]
                 held.append(storage)
-                if memory(tensor) not in not_counted | rows.keys():
+                if memory(tensor) not in not_counted and memory(tensor) not in rows:
                     about = type(module).__name__, tuple(tensor.shape), tensor.dtype
                     rows[memory(tensor)] = SavedTensor(name, *about, storage.nbytes())
                 return tensor
@@ -127,18 +127,12 @@ def _count_layers(net, X):
     with torch.no_grad(), current_module(net) as current:
         if any(nn.parameter.is_lazy(p) for p in net.parameters()):
             net(X)  # gives them their weights
-        work = _work_of(net, X, current)
+        work = Work(net, X, current)
         if len(all_weights(net)) > len(work.weights):  # the pass itself made some
-            work = _work_of(net, X, current)
+            work = Work(net, X, current)
     rows, counted = [], set()
     for (name, kind), row in work.rows.items():
         new, counted = row.weights - counted, counted | row.weights
         params = sum(weight.numel() for weight in new)
         rows.append(LayerCost(name, kind, row.output_shape, params, row.macs, row.activations))
     return rows
-
-
-def _work_of(net, X, current):
-    with Work(net, X, current) as work:
-        net(X)
-    return work

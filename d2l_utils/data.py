@@ -15,17 +15,15 @@ from d2l_utils.pixels import AUGMENTATIONS, augment_images, resize_images
 
 __all__ = ["DataModule", "FashionMNIST"]
 
-TEXT_LABELS = "t-shirt trouser pullover dress coat sandal shirt sneaker bag".split() + [
-    "ankle boot"
-]
+TEXT_LABELS = "t-shirt,trouser,pullover,dress,coat,sandal,shirt,sneaker,bag,ankle boot".split(",")
 
 
 class DataModule(HyperParameters):
     """The base class of data sets: loaders of batches for training and validation.
 
-    `device` is where batches shall go, for loaders that can put them there; the trainer sets it.
+    `device` is where batches go, for loaders that can put them there; the trainer sets it.
     `generator`, if not None, is the source of the order, kept in checkpoints. `root` and
-    `num_workers` are the book's; nothing here uses them.
+    `num_workers` are the book's; this base class does not use them.
 
     >>> class Numbers(DataModule):
     ...     batch_size = 2
@@ -115,8 +113,9 @@ class FashionMNIST(DataModule):
     """Fashion-MNIST: 60,000 grey images of 28 x 28 to train on and 10,000 to test on, ten classes.
 
     The files are looked for in `root`, in the folder that the variable `D2L_DATA` names, in the
-    repository's `data/`, and where the Debian package `dataset-fashion-mnist` puts them. Failing
-    all, they are downloaded, or taken out of that package without installing it.
+    repository's `data/`, and where the Debian package `dataset-fashion-mnist` puts them; if
+    `D2L_DATA` is set and they are only in a place after it, that is an error. If they are nowhere,
+    they are downloaded, or taken out of that package without installing it.
 
     Args:
         batch_size: images per batch.
@@ -125,7 +124,7 @@ class FashionMNIST(DataModule):
             (Pillow 13 alone rounds in another order where the height shrinks by more than twice
             what the width does.)
         root: a folder with the four files, plain or as .gz, or with `FashionMNIST/raw` in it.
-        num_workers: for a data set of your own in `train` or `val`; Fashion-MNIST needs none.
+        num_workers: for a `transform`, or a data set of your own in `train` or `val`.
         holdout: take this many images off the end of the training set and validate on them, so
             that settings can be chosen without a look at the test set. 0: validate on the test set.
         train_size: train on the first `train_size` images only.

@@ -53,7 +53,7 @@ def fast_precision(device: torch.device) -> str:
     """
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere was the first
-    else:  # others than CPUs were not tried
+    else:  # other devices are untested
         on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         fast = device.type == "cpu" and on_cpu
     return "bfloat16" if fast else "float32"

@@ -42,7 +42,7 @@ def share(batch) -> tuple[list, int]:
     rank, size = processes()
     if size == 1:
         return batch, len(batch[-1])
-    if len(batch[-1]) <= rank:  # this process must not keep the others waiting: one that counts 0
+    if len(batch[-1]) <= rank:  # none is left; one that does not count keeps it in step
         return [a[:1] for a in batch], 0
     mine = [a[rank::size] for a in batch]
     return mine, len(mine[-1])

@@ -3,7 +3,7 @@
 # ruff: noqa: D102 (the book explains the methods)
 
 import time
-from itertools import accumulate, chain
+from itertools import accumulate, chain, cycle
 
 import torch
 from torch import nn
@@ -204,7 +204,7 @@ def plot(X, Y=None, xlabel=None, ylabel=None, legend=(), xlim=None, ylim=None,
     set_figsize(figsize)
     axes = axes or plt.gca()
     axes.cla()
-    for x, y, fmt in zip(xs, ys, fmts, strict=False):
+    for x, y, fmt in zip(xs, ys, cycle(fmts), strict=False):
         axes.plot(*([x, y] if len(x) else [y]), fmt)
     set_axes(axes, xlabel, ylabel, xlim, ylim, xscale, yscale, legend)
 

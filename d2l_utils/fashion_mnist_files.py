@@ -1,6 +1,6 @@
-"""The four files of Fashion-MNIST: found, checked, brought.
+"""The four files of Fashion-MNIST: found, checked, fetched.
 
-`python -m d2l_utils` brings them; with `--check` it only says whether they are there.
+`python -m d2l_utils` fetches them; with `--check` it only says whether they are there.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["FILES", "HOW_TO_GET_IT", "bring", "find_folder", "load", "read_file"]
+__all__ = ["FILES", "HOW_TO_GET_IT", "fetch", "find_folder", "load", "read_file"]
 
 # The files of the official data set, with the SHA-256 of their uncompressed content: the .gz files
 # of different distributors differ. Of what it downloads torchvision checks the MD5, too.
@@ -30,18 +30,17 @@ FILES = {
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
-HOW_TO_GET_IT = """Fashion-MNIST was not found. Any one of these brings it:
+HOW_TO_GET_IT = """Fashion-MNIST was not found. Any one of these gets it:
   - python -m d2l_utils                       (downloads it; needs the network)
   - apt-get install dataset-fashion-mnist     (Debian and Ubuntu)
   - put the four files, as they are or as .gz, into a folder and set D2L_DATA to it,
     or give it as FashionMNIST(root=...)"""
-
-_MEND = "delete it and bring the data set again with: python -m d2l_utils"
+_MEND = "delete it and fetch the data set again with: python -m d2l_utils"
 
 
 def load(root) -> list[torch.Tensor]:
     """Return training images, training labels, test images and test labels."""
-    folder = find_folder(root) or bring(root)
+    folder = find_folder(root) or fetch(root)
     tensors = []
     for name in FILES:
         # An IDX file: 4 bytes of type, 4 bytes per dimension, then the data.
@@ -55,15 +54,14 @@ def find_folder(root=None) -> Path | None:
     """Return the first folder that holds all four files, or None.
 
     Raises:
-        FileNotFoundError: if `D2L_DATA` names no folder, or one without the files that are
-            elsewhere.
+        FileNotFoundError: if `D2L_DATA` names no folder, or one without files that are elsewhere.
         PermissionError: if a folder cannot be searched.
     """
     variable = os.environ.get("D2L_DATA")
     for i, place in enumerate(_places(root)):
         for folder in (place, place / "FashionMNIST" / "raw"):
             if all(_path(folder, name) for name in FILES):
-                if variable and i > bool(root):  # found behind it
+                if variable and i > bool(root):  # found in a place after its own
                     what = f"it must hold the data set, or be unset for the one in {folder}"
                     raise FileNotFoundError(f"D2L_DATA is {variable!r}; {what}")
                 return folder
@@ -114,11 +112,11 @@ def read_file(folder: Path, name: str) -> bytes:
     return content
 
 
-def bring(root=None) -> Path:
-    """Bring the data set to the first place named, `data/` if none is, and return its folder.
+def fetch(root=None) -> Path:
+    """Fetch the data set to the first place named, `data/` if none is, and return its folder.
 
     It arrives in a temporary folder beside the final one and is renamed file by file when it is
-    whole, so an interruption leaves nothing behind and two processes do no harm. If no way leads to
+    whole: an interruption leaves no partial file, and two processes do no harm. If no way leads to
     it, a FileNotFoundError lists them.
     """
     target = _places(root)[0] / "FashionMNIST" / "raw"

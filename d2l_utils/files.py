@@ -12,7 +12,7 @@ __all__ = ["atomic_write"]
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Give a temporary file to write to, which becomes `path` once all has gone well.
+    """Yield a temporary path to write to, which becomes `path` once all has gone well.
 
     Raises:
         OSError: if it cannot be written; it names the file, and how much room its disk has.

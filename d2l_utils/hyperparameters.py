@@ -34,7 +34,7 @@ class HyperParameters:
         def __getattr__(self, name: str) -> Any: ...
 
     def save_hyperparameters(self, ignore=()):
-        """Save the caller's arguments as attributes and in `self.hparams`.
+        """Save the caller's arguments, as they are now, as attributes and in `self.hparams`.
 
         Left out are `self`, names in `ignore` (a list, or one name), and names that start with `_`.
 

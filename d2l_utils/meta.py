@@ -45,12 +45,12 @@ def on_meta(net: nn.Module) -> nn.Module:
 
 
 def _copy_to(device, net):
-    # A deep copy takes a tensor from its notes, if it is there, and so copies none of these.
-    notes = {id(t): _twin(t, device) for module in net.modules() for t in tensors(vars(module))}
+    # A deep copy takes what is in its memo from there, and so copies none of these tensors.
+    memo = {id(t): _twin(t, device) for module in net.modules() for t in tensors(vars(module))}
     # Nor a module's dozen empty dicts, for hooks, which would take longest of all.
     held = [value for module in net.modules() for value in vars(module).values()]
     empty = [value for value in held if type(value) in (dict, OrderedDict) and not value]
-    return copy.deepcopy(net, notes | {id(value): type(value)() for value in empty})
+    return copy.deepcopy(net, memo | {id(value): type(value)() for value in empty})
 
 
 def _twin(tensor, device):
@@ -77,10 +77,8 @@ def with_copy(net, input_shape, count):
     Raises:
         ValueError: if the network does not take this input, or takes several.
     """
-    parameters = inspect.signature(net.forward).parameters
-    needed = [
-        p.name for p in parameters.values() if p.default is p.empty and p.kind < p.VAR_POSITIONAL
-    ]
+    takes = inspect.signature(net.forward).parameters.values()
+    needed = [p.name for p in takes if p.default is p.empty and p.kind < p.VAR_POSITIONAL]
     if len(needed) > 1:
         raise ValueError(
             f"the network takes several inputs, {', '.join(needed)}; it must take one to be counted"

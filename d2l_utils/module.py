@@ -9,8 +9,7 @@ from d2l_utils.hyperparameters import HyperParameters
 
 __all__ = ["Classifier", "Module", "init_cnn"]
 
-
-NO_LABEL = torch.iinfo(torch.long).min  # to be ignored; torch would ignore -100 without a word
+NO_LABEL = torch.iinfo(torch.long).min  # no label has it; by default torch silently skips -100
 
 
 class _XavierLazy:
@@ -140,13 +139,12 @@ class Module(HyperParameters, nn.Module):
         """Return plain SGD at `self.lr`.
 
         A subclass may return another optimiser; or an optimiser, a learning-rate scheduler, and
-        "batch" or "epoch": after which the trainer is to step it. `ReduceLROnPlateau` is not
-        served.
+        "batch" or "epoch": when the trainer is to step it. It does not support `ReduceLROnPlateau`.
         """
         return torch.optim.SGD(self.parameters(), lr=self.lr)
 
     def apply_init(self, inputs, init=None) -> None:
-        """Call `forward(*inputs)`, which gives lazy layers their weights; apply `init` to each."""
+        """Run `forward(*inputs)`, which gives lazy layers weights; apply `init` to all of `net`."""
         self.forward(*inputs)
         if init is not None:
             self.net.apply(init)
@@ -194,7 +192,7 @@ class Classifier(Module):
 
         Raises:
             ValueError: if the labels are not one class index per row of logits.
-            IndexError: if a label is no class; torch's own -100, which stands for none, is none.
+            IndexError: if a label is not a class index (-100 included).
         """
         logits, labels = _rows(Y_hat, Y)
         reduction = "mean" if averaged else "none"

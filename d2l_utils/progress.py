@@ -42,8 +42,10 @@ class Means:
         """Return the means and forget the values."""
         values, self._values = self._values, {}
         sums = [[sum(float(v) * n for v, n in p), sum(n for _, n in p)] for p in values.values()]
-        add_up([of_all := torch.tensor(sums, dtype=torch.float64)])
-        return {key: total / n for key, (total, n) in zip(values, of_all.tolist(), strict=True)}
+        if processes()[1] > 1:
+            add_up([of_all := torch.tensor(sums, dtype=torch.float64)])
+            sums = of_all.tolist()
+        return {key: total / n for key, (total, n) in zip(values, sums, strict=True)}
 
 
 def progress_bar(trainer):
@@ -55,13 +57,9 @@ def progress_bar(trainer):
         return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(
-        desc=f"{trainer.device} {trainer.precision}",
-        total=trainer.max_epochs * trainer.num_train_batches,
-        initial=trainer.epoch * trainer.num_train_batches,
-        leave=False,
-        unit="batch",
-    )
+    n, about = trainer.num_train_batches, f"{trainer.device} {trainer.precision}"
+    total, done = trainer.max_epochs * n, trainer.epoch * n
+    return tqdm(desc=about, total=total, initial=done, leave=False, unit="batch")
 
 
 def prepare_board(model, trainer) -> None:

@@ -25,10 +25,12 @@ class Row:
 
 
 class Work(TorchDispatchMode):
-    """Gives torch's count of each operation to the module that runs; refuses what has no count.
+    """Runs `net(X)` and gives torch's count of each operation to the module that runs.
 
     `current` is the stack that `current_module` yields. `rows` is by the module's name and the kind
-    of work.
+    of work. Uncounted operations that multiply by weights are refused. To know them, each tensor is
+    followed: does it come of the input (`of_input`); if not, of which weights (`of_weights`); is it
+    the input times weights (`products`)? A sum of such products is an uncounted matrix product.
     """
 
     def __init__(self, net, X, current):
@@ -48,6 +50,8 @@ class Work(TorchDispatchMode):
         for name, layer in net.named_modules():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 layer.register_forward_hook(lambda m, _, out, name=name: self._ran(name, m, out))
+        with self:
+            net(X)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

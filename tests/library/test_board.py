@@ -92,8 +92,9 @@ def test_axes_may_be_given():
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda board: pickle.loads(pickle.dumps(board))])
-def test_a_copy_opens_no_figure_of_its_own(copied):
-    board = board_of(2)
+@pytest.mark.parametrize("given", [False, True])
+def test_a_copy_opens_no_figure_of_its_own(copied, given):
+    board = board_of(2, fig=plt.figure() if given else None)
     figure, open_figures = board.figure(), plt.get_fignums()
     twin = copied(board)
     assert plt.get_fignums() == open_figures

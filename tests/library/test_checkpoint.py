@@ -260,7 +260,7 @@ def test_a_checkpoint_that_memory_is_too_small_for_is_not_called_damaged(path, m
 def test_what_no_reader_of_checkpoints_takes_is_not_written(path):
     save_run(path)
     content = path.read_bytes()
-    with pytest.raises(TypeError, match=r"run\.pt cannot hold types\.SimpleNamespace, but numbers"):
+    with pytest.raises(TypeError, match=r"run\.pt cannot hold types\.SimpleNamespace, only"):
         save({"history": SimpleNamespace()}, path)
     assert path.read_bytes() == content
 
@@ -380,7 +380,7 @@ class Late(Line):
     ],
 )
 def test_a_state_that_could_not_be_put_back_is_refused(path, make, name):
-    with pytest.raises(TypeError, match=rf"^{name} cannot be kept in a checkpoint: .*start; make"):
+    with pytest.raises(TypeError, match=rf"^{name} cannot be kept in a checkpoint; make it"):
         save_run(path, lambda: Late(make))
     assert not path.exists()
 

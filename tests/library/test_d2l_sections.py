@@ -77,6 +77,12 @@ def test_a_timer_keeps_its_times(monkeypatch):
     assert (timer.stop(), timer.sum(), timer.avg(), timer.cumsum()) == (3, 4, 2, [1, 4])
 
 
+def test_as_many_curves_are_plotted_as_are_given():
+    d2l.plot(torch.arange(3), [torch.arange(3) * k for k in range(5)])
+    assert len(d2l.plt.gca().lines) == 5
+    d2l.plt.close("all")
+
+
 def test_patches_are_undone():
     assert d2l.Trainer.fit_epoch.__module__ == "d2l_utils.trainer"
     assert d2l.Classifier.layer_summary.__module__ == "d2l_utils.module"
