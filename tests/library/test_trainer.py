@@ -232,6 +232,17 @@ def test_an_interrupt_keeps_what_was_trained(capsys):
     assert not trainer.interrupted and len(trainer.history) == 5
 
 
+def test_an_interrupt_before_the_first_step_is_one_too(capsys):
+    def stop():
+        raise KeyboardInterrupt
+
+    trainer, data = fit(), Random()
+    data.train_dataloader = stop
+    trainer.fit(Line(), data)
+    assert trainer.interrupted and trainer.history == []
+    assert "Stopped in epoch 1" in capsys.readouterr().out
+
+
 # --- parts that are replaced, as the book's sections do ---------------------------------------
 
 
