@@ -41,7 +41,7 @@ class Trainer(HyperParameters):
         history: one dict per epoch: `epoch` (from 1), `train_loss`, `val_loss`, `val_acc`,
             `seconds` (of training alone), `images_per_second`. Losses and accuracies are means
             weighted by samples; that of the training loss is taken while the weights change.
-        first_losses: those of the first ten steps of the first epoch, the fingerprint of a run.
+        first_losses: training losses of the first epoch's first ten steps, a run's fingerprint.
         resumed_epochs: how many epochs of the history came from the checkpoint.
         interrupted: whether `fit` was stopped by the keyboard. What was trained is kept.
 
