@@ -164,6 +164,15 @@ def is_plain_markdown(nb):
     ]
 
 
+def keeps_folds_apart(nb):
+    """JupyterLab shows what a fold holds if the fold begins on the line after another's end."""
+    return [
+        f"no blank line before {match[1]!r}"
+        for cell in nb.cells
+        for match in re.finditer(r"</details>\n(<details.*)", cell.source)
+    ]
+
+
 def is_plain_python(nb):
     """A misspelt magic only warns, and `%%script` may hide a failing assert: none is allowed."""
     complaints = []
@@ -223,6 +232,7 @@ GUARDS = [
     stores_no_svg,
     describes_each_picture,
     is_plain_markdown,
+    keeps_folds_apart,
     is_plain_python,
     folds_hidden_code_in_jupyterlab_too,
     lets_only_live_training_vary,
@@ -327,6 +337,7 @@ def marked(**metadata):
         ),
         (is_plain_markdown, source(":::{note}\nSee.\n:::"), "{note}"),
         (is_plain_markdown, source("See {numref}`fig-loss`."), "{numref}"),
+        (keeps_folds_apart, source("<details>\n\n</details>\n<details>"), "blank line"),
         (is_plain_python, source("%notmagic\nassert 1 == 2", cell=1), "%notmagic"),
         (is_plain_python, source("%%script false --no-raise-error", cell=1), "%%script"),
         (is_plain_python, source("!ls", cell=1), "!ls"),
