@@ -9,6 +9,8 @@ from functools import cache
 from itertools import islice
 from pathlib import Path
 
+import torch
+
 from d2l_lab.grid import load_grid
 from d2l_lab.machine import hardware
 from d2l_lab.run import Run, default_folders
@@ -50,6 +52,16 @@ def replay(run: Run, precision: str, steps: int = 10, *, num_gpus: int = 0) -> l
 
 def replayed(record: dict, run: Run) -> str | None:
     """Replay a record; return None if its losses come out, else all that tells why they may not."""
+    threads = torch.get_num_threads()
+    # A sum that more threads share is rounded otherwise.
+    torch.set_num_threads(min(threads, record["hardware"].get("threads", threads)))
+    try:
+        return _compared(record, run)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _compared(record: dict, run: Run) -> str | None:
     recorded = record["first_losses"]
     on_cpu = record["hardware"]["device"] == "cpu"
     losses = replay(run, record["precision"], len(recorded), num_gpus=0 if on_cpu else 1)

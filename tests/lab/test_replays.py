@@ -182,3 +182,23 @@ def test_the_command_says_what_comes_out_and_what_it_cannot_replay(
     monkeypatch.setattr(replay_module, "fast_precision", lambda device: "float32")
     emulated = record | {"precision": "bfloat16"}
     assert "emulates bfloat16" in why_not(emulated, run_of(path))
+
+
+@pytest.mark.parametrize(("then", "taken"), [(1, 1), (2, 2), (8, 2)])
+def test_a_replay_takes_no_more_threads_than_the_run_had(monkeypatch, then, taken):
+    hardware = {"device": "cpu", "threads": then}
+    record = {"first_losses": [2.0, 1.0], "precision": "float32", "hardware": hardware}
+    threads = []
+
+    def replay(*_, **__):
+        threads.append(torch.get_num_threads())
+        return record["first_losses"]
+
+    monkeypatch.setattr(replay_module, "replay", replay)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert replayed(record | {"config": {"batch_norm": False}}, None) is None
+        assert (threads, torch.get_num_threads()) == ([taken], 2)
+    finally:
+        torch.set_num_threads(before)
