@@ -1,6 +1,7 @@
 """Batches of images, resized and augmented on their device."""
 
 from functools import lru_cache
+from math import gcd
 
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's name for it)
@@ -15,9 +16,9 @@ _BITS = 22  # binary places of a weight in PIL
 def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return uint8 images `(n, 1, h, w)` as float32 on [0, 1], in a new size.
 
-    They are PIL's very pixels on any device, for all sums are of integers; only a GPU's division
-    by 255 may differ in the last bit. `F.interpolate` gives PIL's pixels at some sizes, such as 56
-    and 224, and is off by one grey level at others, such as 20.
+    They are PIL's very pixels on any device; only a GPU's division by 255 may differ in the last
+    bit. `F.interpolate`, which is quicker, gives the same at most sizes, such as 56, 96 and 224,
+    and is off by one grey level at others, such as 20 and 72: there whole numbers are summed.
 
     Raises:
         TypeError: if the images are not uint8.
@@ -27,16 +28,44 @@ def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """
     if images.dtype != torch.uint8:  # others would be divided by 255 all the same
         raise TypeError(f"images are {images.dtype}; they must be torch.uint8, from 0 to 255")
-    height, width = size
-    if images.shape[-2:] == (height, width):
-        return images.float() / 255
-    resized = torch.empty(*images.shape[:-2], height, width, device=images.device)
-    # Few images at a time stay in a CPU's cache.
-    few = max(1, 2**17 // (height * width)) if images.is_cpu else max(1, len(images))
-    for some, place in zip(images.split(few), resized.split(few), strict=True):
-        narrow = _resample(some.int(), -1, width)
-        torch.div(_resample(narrow, -2, height), 255, out=place)
-    return resized
+    if images.shape[-2:] == size:
+        grey = images
+    elif images.is_cpu and all(map(_is_exact, images.shape[-2:], size)):
+        grey = _interpolate(images, size)
+    else:
+        grey = _resample(_resample(images.int(), -1, size[1]), -2, size[0])
+    grey = grey.to(torch.float, memory_format=torch.contiguous_format)
+    return grey.div_(255).view(len(images), 1, *size)
+
+
+def _interpolate(images, size):
+    """Return resized images, four of them as the channels of one: so torch is at its quickest."""
+    channels = gcd(len(images), 4)
+    groups = images.reshape(len(images) // channels, channels, *images.shape[-2:])
+    groups = groups.contiguous(memory_format=torch.channels_last)
+    return F.interpolate(groups, size, mode="bilinear", antialias=True)
+
+
+@lru_cache
+def _is_exact(before: int, after: int) -> bool:
+    """Say whether `_interpolate` gives PIL's pixels on this processor, from sides of `before`.
+
+    To enlarge, both sum two neighbours with whole weights. As the difference between neighbours
+    stays and their level rises, the sums can only drift apart, so the ends of the scale decide.
+    """
+    if after <= before:
+        return after == before
+    grey = torch.arange(256, dtype=torch.uint8)
+    black, white = torch.zeros_like(grey), torch.full_like(grey, 255)
+    even, odd = torch.cat([black, grey, grey, white]), torch.cat([grey, black, white, grey])
+    across = torch.stack([even, odd], dim=1).repeat(1, before // 2 + 1)[None, None, :, :before]
+    return all(
+        torch.equal(_interpolate(images, size), _resample(images.int(), dim, after).byte())
+        for images, dim, size in (
+            (across, -1, (len(even), after)),
+            (across.mT, -2, (after, len(even))),
+        )
+    )
 
 
 def _resample(images, dim, after):

@@ -100,6 +100,18 @@ def test_pixels_are_those_of_pillow_at_any_size(before):
             assert torch.equal((255 * ours).round().byte(), pillow(images, (height, width)))
 
 
+@pytest.mark.parametrize(("before", "after"), [(28, 29), (28, 56), (28, 72), (28, 96), (7, 224)])
+def test_torch_resizes_where_it_is_shown_to_be_exact(before, after):
+    # The few pairs of neighbours that are tried decide as all 65,536 do.
+    levels = torch.arange(256, dtype=torch.uint8)
+    pairs = torch.cartesian_prod(levels, levels)[:, torch.arange(before) % 2]
+    wide = pairs.reshape(64, 1, 1024, before)
+    for images, dim, size in ((wide, -1, (1024, after)), (wide.mT, -2, (after, 1024))):
+        by_torch = pixels._interpolate(images, size).reshape(64, 1, *size)
+        ours = pixels._resample(images.int(), dim, after).byte()
+        assert torch.equal(by_torch, ours) == pixels._is_exact(before, after)
+
+
 def test_pixels_need_no_float64():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
     expected = pixels.resize_images(images, (20, 24))  # from here on the sizes are known
