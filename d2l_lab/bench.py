@@ -132,10 +132,8 @@ def rows(plan: Plan) -> Iterator[Row]:
     quarter = plan.images // 4
     grown, more = partial(_grown, quarter), partial(measures.training, quarter, 2)
     yield Row("two epochs of LeNet", "twice an epoch, and a tenth", 1, more, grown)
-    name, more = (
-        "an epoch of LeNet on half of the images",
-        partial(measures.training, 2 * quarter, 1),
-    )
+    name = "an epoch of LeNet on half of the images"
+    more = partial(measures.training, 2 * quarter, 1)
     yield Row(name, "twice a quarter of them, and a tenth", 1, more, grown)
 
     yield Row("building the book", "10 seconds", 1, measures.build_time, lambda: 10.0)
