@@ -17,7 +17,7 @@ def resize_images(images: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Return uint8 images `(n, 1, h, w)` as float32 on [0, 1], in a new size.
 
     They are PIL's very pixels on any device; only a GPU's division by 255 may differ in the last
-    bit. `F.interpolate`, which is quicker, gives the same at most sizes, such as 56, 96 and 224,
+    bit. `F.interpolate`, which is quicker, gives the same at many sizes, such as 56, 96 and 224,
     and is off by one grey level at others, such as 20 and 72: there whole numbers are summed.
 
     Raises:
