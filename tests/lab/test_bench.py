@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from torchvision.datasets import FashionMNIST
 
 from d2l_lab import bench, clock, measures
 from d2l_lab.__main__ import main
 from d2l_lab.records import MANIFEST, differences
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
@@ -48,6 +51,24 @@ def test_a_row_is_theirs_over_ours_and_the_command_says_which_falls_short(
     one, other = json.loads(file.read_text("utf-8"))["rows"]
     assert (len(one["ratios"]), other["ratios"]) == (3, [4, 4, 4]) and "later" not in one
     assert other["later"]["plan"]["rounds"] == 3 and differences(results) == []
+
+
+def test_the_books_record_has_the_rows_and_aims_of_today(monkeypatch):
+    monkeypatch.setattr(measures, "epoch_and_loop", lambda plan: [lambda: 1.0] * 2)
+    monkeypatch.setattr(measures, "training", lambda images, epochs: 1e-3 * images * epochs)
+    monkeypatch.setattr(measures, "their_step", lambda side, batch_size: 1e-2)
+    monkeypatch.setattr(bench, "VGG", lambda *_, **__: torch.nn.Identity())
+    monkeypatch.setattr(bench, "fast_precision", lambda device: "bfloat16")
+    rows = [*bench.rows(bench.Plan())]
+    record = json.loads((ROOT / "book/results/speed/beside-d2l.json").read_text("utf-8"))
+    recorded = [(row["what"], row["against"], row["bar"]) for row in record["rows"]]
+    assert recorded == [(row.what, row.against, row.bar) for row in rows]
+    section, two_epochs, twice_the_images = rows[-5:-2]
+    assert section.theirs() == pytest.approx(46.9)  # of ten epochs at a hundredth of a second
+    for row in (two_epochs, twice_the_images):
+        assert row.theirs() / row.ours() == pytest.approx(1.1)
+    monkeypatch.setattr(bench, "fast_precision", lambda device: "float32")
+    assert {row.bar for row in bench.rows(bench.Plan()) if "a training step" in row.what} == {1.1}
 
 
 def test_d2l_finds_the_data_set_as_torchvision_keeps_it():

@@ -6,6 +6,7 @@ import sys
 import pytest
 from tiny_grid import files_below, record_of, run_of, train
 
+from d2l_lab import __main__ as command
 from d2l_lab.run import Run
 
 
@@ -36,6 +37,20 @@ def test_list_says_what_is_missing_and_trains_nothing(write, tmp_path, capsys):
     assert train(path, "--list") == 1
     expected[0] = f"  {record_of(path)['final']['val_acc']:.4f}   tiny/a seed 0"
     assert capsys.readouterr().out.splitlines() == ["1 of 3 runs are recorded", *expected]
+
+
+def test_what_is_missing_goes_to_a_cluster_if_one_is_asked_for(write, monkeypatch, capsys):
+    calls = []
+    monkeypatch.setattr(command, "train_on_ray", lambda *arguments: calls.append(arguments))
+    path = write()
+    assert train(path, "--ray", "auto", "--cores", "3", "--precision", "float32") == 1
+    (((run,), *options),) = calls
+    assert run.variant == "a" and options == ["auto", 3, "float32"]
+    assert train(path) == train(path, "--ray") == 0 and len(calls) == 1
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        command.main(["--help"])
+    assert command.__doc__.splitlines()[0] in " ".join(capsys.readouterr().out.split())
 
 
 def test_filters_choose_variants_and_seeds(write, capsys):

@@ -41,6 +41,11 @@ def small_heads(monkeypatch):
     monkeypatch.setattr(heads_module, "heads", lambda side, ranks, keep: heads)
 
 
+def test_noise_has_labels_of_ten_classes():
+    X, y = clock.noise(128, 28)
+    assert X.shape == (128, 1, 28, 28) and y.unique().tolist() == [*range(10)]
+
+
 def test_times_are_taken_in_turn(monkeypatch):
     order = []
     monkeypatch.setattr(clock, "seconds", lambda run, at_least: run() or float(len(order)))
