@@ -3,9 +3,10 @@
 import claims
 import nbformat
 import pytest
-from claims import Sentence, calculations, proofs_of, unproven, unproven_in, unproven_page
+from claims import Evidence, in_order, proofs_of, unproven, unproven_in, unproven_page, worked_out
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_notebooks import BOOK, NOTEBOOKS, ROOT
+from written import Sentence, calculations, numbers, sentences
 
 PAGES = [ROOT / "README.md", *sorted(BOOK.glob("**/*.md"))]
 PAGES.remove(BOOK / "instructors.md")  # its numbers are recomputed by test_instructors.py
@@ -40,6 +41,7 @@ PROVING = new_notebook(
     cells=[
         new_code_cell("side = 4096, 7\n77", outputs=[printed("128,807,306 parameters, 0.928\n")]),
         new_code_cell("1", outputs=[printed("48,367,616 bytes; 0.0407; 1.149; 8.04; 70.9 ms\n")]),
+        new_code_cell("2 * n + 12", outputs=[printed("0.8532 ± 0.0036 (3), r56, 1, 1, 2, 2, 2")]),
         new_code_cell("2", outputs=[new_output("display_data", data={"text/html": TABLE})]),
         new_code_cell("plot(width=99)", metadata={"tags": ["hide-input"]}),
     ]
@@ -51,16 +53,15 @@ SOURCE = "https://example.org/run"
 def one_cited_number(request, monkeypatch):
     if "path" in request.fixturenames or request.function is test_each_cited_number_says_what_it_is:
         return  # the book itself is held to what it really cites
-    number = next(claims.numbers("0.8958"))
+    number = next(numbers("0.8958"))
     monkeypatch.setattr(claims, "cited", lambda: ((number, SOURCE),))
 
 
 def complaints(text):
-    proofs = proofs_of(PROVING) | claims.worked_out(text)
+    proofs = proofs_of(PROVING.cells) | worked_out(text)
+    evidence = Evidence(proofs, proofs, in_order(PROVING.cells))
     return [
-        complaint
-        for sentence in claims.sentences(text)
-        for complaint in unproven_in(sentence, proofs)
+        complaint for sentence in sentences(text) for complaint in unproven_in(sentence, evidence)
     ]
 
 
@@ -92,7 +93,7 @@ def complaints(text):
         ("1/4096", "1/99"),
         ("VGG-16 in 2014 at 28×28, Table 31", "31 tables"),
         ("[1.2 Operations](flops.ipynb) and exercises 1.2 and 1.3", "exercise 1.2 has 1.3 more"),
-        ("Python 3.11 on an H100 with float32", "32 floats"),
+        ("Python 3.11 on an H100 with float32", "33 floats"),
         ("`side = 1234`", "side = 1234"),
         ("3×224×224 and 4096×7 at 28×28", "4096×8"),
         ("4096×28×28", "4097×28×28"),
@@ -100,7 +101,20 @@ def complaints(text):
         ("28×28 pixels", "29×29 pixels"),
         ("about 71 or 70.9", "71 or 70.9"),
         ("about 0.9", "0.9"),
-        ("Twelve rows, 3 seeds, 5 blocks", "120 rows"),
+        ("Twelve rows, 2 seeds", "120 rows"),
+        ("12 rows", "11 rows"),
+        ("epoch 2", "epoch 6"),
+        ("images at 84", "images at 64"),
+        ("0.853 (3)", "0.853 (2)"),
+        ("kernels of 3×3, maps of 7×7", "kernels of 3×1"),
+        ("a map of 7×7", "a map of 8×8"),
+        ("1, 1, 2, 2 and 2 of them", "1, 1, 2, 3 and 2 of them"),
+        ("2, 2, 4, 4, 4, as in VGG-19", "2, 2, 4, 4, 3, as in VGG-19"),
+        ("11, 5, 3, 3 and 3", "11, 5, 5, 3 and 3"),
+        ("halved to 14, 7, 3, 1", "halved to 14, 7, 4, 1"),
+        ("$2W + nA$", "$3W + nA$"),
+        (r"$1 - 2/(3 \cdot 2s)$ where $3 \cdot 2 = 6$", "$1 - 4/(5s)$"),
+        ("[8.0 times](x.md) as much", "[9.0 times](x.md) as much"),
         ("9·4096 = 36,864", "9·4096 = 36,846"),
         (r"$(3 \cdot 3 + 1) \cdot 6 = 60$", r"$(3 \cdot 3 + 1) \cdot 6 = 50$"),
         (r"$\frac{4096}{2} = 2048$", r"$\frac{4096}{2} = 2047$"),
@@ -116,6 +130,35 @@ def complaints(text):
 def test_a_wrong_number_is_noticed(right, wrong):
     assert complaints(right) == []
     assert len(complaints(wrong)) >= 1
+
+
+SECTIONS = """# A page
+
+It prints 0.93 and 11 lines, 128,807,306 in all.
+
+## One
+
+Here are 0.93 and 11 lines.
+
+## Two
+
+Elsewhere are 0.93, 11 lines and 128,807,306 parameters.
+
+## Hand in
+
+There were 0.93 and 11 lines."""
+
+
+def test_a_section_proves_its_numbers_and_the_page_those_that_are_long():
+    first, one, two, last = SECTIONS.split("\n\n## ")
+    cells = [
+        new_markdown_cell(f"{first}\n\n## {one}"),
+        new_code_cell("1", outputs=[printed("128,807,306; 0.928; 11 lines")]),
+        new_markdown_cell(f"## {two}\n\n## {last}"),
+    ]
+    found = unproven(new_notebook(cells=cells))
+    assert [complaint.partition(" in ")[0] for complaint in found] == ["0.93", "11"]
+    assert all("Elsewhere" in complaint for complaint in found)
 
 
 def test_a_cited_number_says_which_link_it_lacks():
@@ -152,6 +195,6 @@ def test_calculations_by_hand_are_found(text, values):
 
 def test_a_sentence_knows_its_links_and_a_row_its_head():
     text = "One [a](b.ipynb). Two.\n\n| x (MiB) |\n|---|\n| 1 |"
-    one, two, head, _, row = claims.sentences(text)
+    one, two, head, _, row = sentences(text)
     assert (one.links, two) == (("b.ipynb",), Sentence("Two."))
     assert row.column == head.column == {"MiB"}
