@@ -1,9 +1,14 @@
 """The guard on numbers: what prose claims must round what a cell prints, or be cited.
 
 Prose rounds as people do: 128.8 million for 128,807,306, 46 MiB for 48,367,616 bytes, 93 % for
-0.928. A `Number` is what was found in a text, with its unit and the precision that it was written
-with. The numbers of a page's prose are its claims; those that its cells print, or hold in code that
-computes, are its proofs. `unproven` compares the two and returns its complaints.
+0.928. `written.py` finds the numbers of a text. Those of a page's prose are its claims; those that
+its cells print, or hold in code that computes, are its proofs. A claim is proven in its own
+section, by a notebook that its sentence links to, or, if it is long, by its page. `unproven`
+compares the two and returns its complaints.
+
+Left out are code spans, years, versions, the 1 of a formula, ten classes, the sides of the images,
+and what numbers cells, figures, seeds and FC layers. `labels.py` checks the other numbers that name
+something.
 """
 
 import ast
