@@ -188,7 +188,7 @@ def int8(model: nn.Module) -> nn.Module:
     """Return the model with its linear layers' weights in int8, for inference only.
 
     The quantisation is dynamic: each row of weights has one scale, found now, and each row of
-    inputs one that is found as it comes. It needs torchao.
+    inputs one that is found as it comes. It needs torchao from 0.18 on.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))
