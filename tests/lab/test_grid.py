@@ -86,3 +86,7 @@ def test_the_defaults_are_the_sections_recipe():
     assert (c.train_size, c.holdout, c.start, c.transform, c.teacher) == (0, 0, "", {}, "")
     assert (c.temperature, c.soft_share) == (4, 0.9)
     assert (c.init, c.fc_gain, c.precision) == ("xavier", 0, "")
+
+
+def test_a_small_weight_decay_is_taken(write):
+    assert load_grid(write("[variants.a]\nweight_decay = 0.0005\n")).variants["a"].weight_decay

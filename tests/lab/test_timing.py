@@ -99,6 +99,7 @@ def test_heads_give_what_their_names_say():
     whole = 129 * 4096 + 4097 * 4096 + 4097 * 10
     assert weights["fc4096"] == weights["conv"] == weights["pruned-25"] == whole
     assert weights["fc1024"] == 129 * 1024 + 1025 * 1024 + 1025 * 10
+    assert weights["fc256"] == 129 * 256 + 257 * 256 + 257 * 10
     assert weights["none"] == weights["gap"] == 129 * 10
     assert weights["svd-16-8"] == 128 * 16 + 17 * 4096 + 4096 * 8 + 9 * 4096 + 4097 * 10
     for same, other in (("conv", "fc4096"), ("pruned-25-sparse", "pruned-25")):
@@ -107,6 +108,22 @@ def test_heads_give_what_their_names_say():
     assert first.count_nonzero() == first.numel() / 4
     assert made["pruned-25-sparse"][1].weight.layout == torch.sparse_csr
     assert heads["blocks"]()(torch.randn(2, 1, 32, 32)).shape == X.shape
+
+
+def test_each_head_is_timed_on_what_the_blocks_leave(monkeypatch):
+    shapes, names = {}, ("blocks", "fc4096")
+
+    class Head(torch.nn.Module):
+        def __init__(self, name):
+            super().__init__()
+            self.forward = lambda X: shapes.setdefault(name, X.shape)
+
+    made = {name: lambda name=name: Head(name) for name in names}
+    monkeypatch.setattr(heads_module, "heads", lambda side, ranks, keep: made)
+    monkeypatch.setattr(clock, "seconds", lambda run, at_least: 1.0)
+    rows = heads_module.head_times(CPU, dataclasses.replace(SMALL, ranks=((64, ()),)))
+    assert shapes == {"blocks": (2, 1, 64, 64), "fc4096": (2, 128, 2, 2)}
+    assert [row["head"] for row in rows] == [*names]
 
 
 def test_a_peak_is_that_of_one_network_alone(monkeypatch):
