@@ -70,6 +70,7 @@ def test_a_student_learns_its_teachers_logits_and_the_teacher_learns_nothing(wri
         soft = (p * (p / q).log()).sum(dim=1).mean()
         wanted = 0.7 * 9 * soft + 0.3 * model.loss(model(X), y)
     assert float(trainer.step(batch)) == pytest.approx(float(wanted), rel=1e-5)
+    assert [*trainer._means.pop()] == ["train_loss"]  # and nothing of it in the validation's mean
     assert not teacher.training and model.training
     assert all(torch.equal(teacher.state_dict()[key], before[key]) for key in before)
     assert len(list(model.parameters())) == 4  # one convolution, one classifier: the student's own
@@ -109,3 +110,10 @@ def test_weights_of_other_settings_are_not_gone_on_from(write, capsys):
     assert train(path, *ONLY) == 1
     assert "lr 0.1, now 0.3" in capsys.readouterr().err
     assert not run_of(path).record.exists()
+
+
+def test_int8_is_worked_in_float32_whatever_the_device_is_fast_in(write, monkeypatch):
+    monkeypatch.setattr("d2l_lab.run.fast_precision", lambda device: "bfloat16")
+    path = write(FAMILY)
+    found = {v: run_of(path, v)._trainer(None).precision for v in ("base", "int8")}
+    assert found == {"base": "bfloat16", "int8": "float32"}
