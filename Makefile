@@ -78,10 +78,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy d2l_utils
 
-# .jupyter has it show Markdown rendered. LAB takes further options, such as LAB=--no-browser.
+# .jupyter has it show Markdown rendered. It leaves out jupyterlab-myst, should that be installed,
+# which shows the formulas of a folded answer as they were typed, and no mark of the fold.
+# LAB takes further options, such as LAB=--no-browser.
 lab: data  ## open the notebooks in JupyterLab
 	JUPYTER_CONFIG_PATH=.jupyter $(BIN)/jupyter lab --ServerApp.root_dir=book \
-	    --LabApp.default_url=/lab/tree/index.md $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+	    --LabApp.default_url=/lab/tree/parameters.ipynb \
+	    $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 address: $(INSTALLED)  ## have the exercise notebooks name the Repository of pyproject.toml
 	$(BIN)/python book/_extensions/exercises_alone.py
