@@ -89,6 +89,7 @@ def test_axes_may_be_given():
     assert [points(axes) for axes in both] == [[[[0, 0], [1, 1]]]] * 2
     boards[0].clear()
     assert boards[0].figure() is figure and len(both[0].lines) == 1  # what is drawn stays
+    assert d2l.ProgressBoard(axes=both[1]).figure() is figure
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda board: pickle.loads(pickle.dumps(board))])
@@ -175,6 +176,7 @@ def test_show_images():
     images = np.arange(12.0).reshape(3, 2, 2)
     axes = d2l.show_images(images, 1, 4, scale=2)
     assert [len(ax.images) for ax in axes] == [1, 1, 1, 0]
+    assert not any(ax.axison for ax in axes)
     assert axes[1].images[0].get_array().tolist() == images[1].tolist()
     assert axes[0].figure.get_size_inches().tolist() == [8, 2]
     images = torch.rand(9, 4, 4, requires_grad=True)

@@ -12,8 +12,9 @@ from small import Line, Net, Random, Scratch, TenClasses, comparable, equal, fit
 from torch import nn
 
 import d2l_utils as d2l
-from d2l_utils.checkpoint import generators, read_saved, save
+from d2l_utils.checkpoint import generators, read_saved, save, save_checkpoint
 from d2l_utils.data import ImageSet
+from d2l_utils.files import atomic_write
 
 
 def fashion(seed):
@@ -78,8 +79,25 @@ def test_a_checkpoint_changes_nothing_and_can_be_gone_on_from_for_more_epochs(tm
     path = tmp_path / "new" / "folder" / "run.pt"
     whole = save_run(None, epochs=4)
     save_run(str(path))
-    assert equal(save_run(path, epochs=4).model, whole.model)
-    assert os.listdir(path.parent) == ["run.pt"]
+    resumed = save_run(path, epochs=4)
+    assert equal(resumed.model, whole.model)
+    assert [x for x, _ in resumed.model.board.data["val_acc"]] == [1, 2, 3, 4]
+    assert os.listdir(path.parent) == ["run.pt"] and read_saved(path)["tensors"] == {}
+
+
+def test_one_of_several_processes_writes(path, monkeypatch):
+    trainer = d2l.Trainer(1, checkpoint=path)
+    trainer.start(Net(), Random())
+    monkeypatch.setattr("d2l_utils.checkpoint.processes", lambda: (1, 2))
+    save_checkpoint(trainer)
+    assert not path.exists()
+    left = path.with_name(f"{path.name}.123.part")
+    left.touch()
+    trainer.start(Net(), Random())
+    assert left.exists()  # which may be the first's
+    monkeypatch.undo()
+    save_checkpoint(trainer)
+    assert path.exists()
 
 
 def test_a_finished_run_trains_no_more(path):
@@ -401,3 +419,9 @@ def test_a_folder_that_takes_no_checkpoint_is_refused_before_training(tmp_path, 
     save_run(path)  # finished: nothing is to be written
     with pytest.raises(PermissionError, match=rf"permission to write run\.pt to .*{tmp_path}"):
         save_run(path, untouched, epochs=3)
+
+
+def test_why_a_file_refuses_is_said_in_one_line(path):
+    with pytest.raises(OSError, match=r"the file has no room; its disk has .* MiB left"):
+        with atomic_write(path):
+            raise RuntimeError("the file has no room\nat zip.cpp:12")

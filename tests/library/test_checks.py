@@ -24,6 +24,7 @@ from d2l_utils import checks
 def test_arguments_that_would_fail_late_or_never(name, value):
     with pytest.raises(ValueError, match=f"{name} is "):
         d2l.Trainer(**{"max_epochs": 1} | {name: value})
+    assert d2l.Trainer(1, gradient_clip_val=0.5).gradient_clip_val == 0.5
 
 
 @pytest.mark.parametrize(

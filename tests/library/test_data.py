@@ -342,3 +342,9 @@ def test_tensorloader():
         orders.append(labels_of(data.train_dataloader()).tolist())
     assert orders[0] == orders[2] != orders[1]
     assert sorted(orders[0]) == sorted(orders[1]) == list(range(-7, 1))
+
+
+def test_the_least_that_is_allowed():
+    data = d2l.FashionMNIST(batch_size=1, resize=1, train_size=1)
+    ((X, y),) = data.train_dataloader()
+    assert X.shape == (1, 1, 1, 1) and data.text_labels(y) == ["ankle boot"]

@@ -104,11 +104,11 @@ def test_each_image_is_seen_though_dropout_draws_differently(runs):
 def test_a_process_without_an_image_takes_one_that_does_not_count(monkeypatch):
     batch = [torch.arange(3.0), torch.arange(3)]
     parts = []
-    for rank in range(4):
-        monkeypatch.setattr("d2l_utils.distributed.processes", lambda rank=rank: (rank, 4))
+    for rank in range(5):
+        monkeypatch.setattr("d2l_utils.distributed.processes", lambda rank=rank: (rank, 5))
         (X, y), count = share(batch)
         parts.append((X.tolist(), y.tolist(), count))
-    assert parts == [([i], [i], 1) for i in range(3)] + [([0], [0], 0)]
+    assert parts == [([i], [i], 1) for i in range(3)] + 2 * [([0], [0], 0)]
 
 
 def test_each_process_takes_a_gpu_of_its_own(monkeypatch):

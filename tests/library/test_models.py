@@ -122,3 +122,11 @@ def test_impossible_blocks(block, culprit):
 def test_impossible_networks(arguments, culprit):
     with pytest.raises(ValueError, match=culprit):
         d2l.VGG(**{"arch": NARROW, **arguments})
+
+
+def test_a_residual_blocks_shortcut_is_one_by_one():
+    block = d2l.Residual(6, use_1x1conv=True, strides=2)
+    X = torch.randn(1, 4, 8, 8)
+    assert block(X).shape == (1, 6, 4, 4)
+    assert block.shortcut[0].weight.shape == (6, 4, 1, 1)
+    assert not d2l.Residual(4).shortcut

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 import d2l_utils as d2l
-from d2l_utils import checks, distributed
+from d2l_utils import checks, distributed, progress
 from d2l_utils.device import PRECISIONS
 
 HISTORY = ["epoch", "train_loss", "val_loss", "val_acc", "seconds", "images_per_second"]
@@ -419,3 +419,21 @@ def test_steps_may_call_a_lazy_model_in_their_own_way():
     trainer = d2l.Trainer(1)
     trainer.fit(Weighted(), Weights())
     assert {"train_loss", "val_acc"} <= set(trainer.history[0])
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_images_are_channels_last_in_bfloat16_alone(precision):
+    X, y = torch.rand(2, 3, 4, 4), torch.zeros(2)
+    batch, labels = d2l.Trainer(1, precision=precision).prepare_batch([X, y])
+    assert torch.equal(batch, X) and torch.equal(labels, y)
+    assert batch.is_contiguous(memory_format=torch.channels_last) == (precision == "bfloat16")
+
+
+def test_one_of_several_processes_has_a_bar(monkeypatch):
+    trainer = d2l.Trainer(3)
+    trainer.start(Net(), Random())
+    with progress.progress_bar(trainer) as bar:
+        assert bar.total == 9
+    monkeypatch.setattr(progress, "processes", lambda: (1, 2))
+    with progress.progress_bar(trainer) as bar:
+        assert bar is None
