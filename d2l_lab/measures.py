@@ -24,6 +24,7 @@ from d2l_lab.clock import REPOSITORY, Batches, noise, seconds
 from d2l_lab.grid import load_grid
 from d2l_lab.recipe import RecipeVGG
 from d2l_utils.data import FashionMNIST
+from d2l_utils.device import keep_memory
 from d2l_utils.earlier_chapters import LeNet
 from d2l_utils.fashion_mnist_files import FILES, find_folder, read_file
 from d2l_utils.models import VGG, VGG_NARROW
@@ -95,7 +96,11 @@ def training(images, epochs) -> float:
 
 
 def our_step(side, batch_size) -> float:
-    """Return the seconds of a training step under our trainer."""
+    """Return the seconds of a training step under our trainer, as a program that trains has it.
+
+    Such a program calls `keep_memory`. Here d2l's steps, in the same process, gain from it as well.
+    """
+    keep_memory()
     trainer, batch = Trainer(1, precision="auto", seed=0), noise(batch_size, side)
     trainer.start(VGG(VGG_NARROW, 0.01), Batches(batch))
     return seconds(partial(trainer.step, batch), 0.5)

@@ -77,8 +77,9 @@ def test_d2l_finds_the_data_set_as_torchvision_keeps_it():
 
 
 @pytest.mark.slow
-def test_what_is_timed_at_all_runs():
+def test_what_is_timed_at_all_runs(monkeypatch):
     """On little data; what it takes is no matter."""
+    monkeypatch.setattr(measures, "keep_memory", lambda: None)  # which lasts
     plan = dataclasses.replace(bench.QUICK, images=256)
     assert all(side() > 0 for side in measures.epoch_and_loop(plan))
     assert measures.training(256, 1) > 0 and measures.our_pass(28, 256) > 0
