@@ -33,11 +33,11 @@ class Drops(Line):
         return super().training_step(batch)
 
 
-def train(epochs, model=Line, checkpoint=None, stop=None):
+def train(epochs, model=Line, checkpoint=None, stop=None, clip=0):
     """Trains on batches of 8, 8 and 1, so that one process goes without an image at times."""
     torch.manual_seed(processes()[0])  # the processes' networks start differently
     model = model()
-    trainer = d2l.Trainer(epochs, gradient_clip_val=0.5, seed=0, checkpoint=checkpoint)
+    trainer = d2l.Trainer(epochs, gradient_clip_val=clip, seed=0, checkpoint=checkpoint)
     if stop is not None:
         stop_at(model, stop, KeyboardInterrupt())
     trainer.fit(model, Random(n=17, seed=None))
@@ -52,7 +52,7 @@ def main(folder):
     processes.cache_clear()
     checkpoint = folder / "run.pt"
     with redirect_stdout(io.StringIO()) as printed:
-        runs = {"whole": train(3), "dropout": train(1, Drops)}
+        runs = {"whole": train(3), "clipped": train(3, clip=0.5), "dropout": train(1, Drops)}
         train(3, checkpoint=checkpoint, stop=4)
         runs["resumed"] = train(3, checkpoint=checkpoint)
     runs["printed"] = printed.getvalue()
@@ -75,9 +75,9 @@ def runs(tmp_path_factory):
     return [torch.load(folder / f"process{i}.pt") for i in (0, 1)]
 
 
-@pytest.mark.parametrize("name", ["whole", "resumed"])
+@pytest.mark.parametrize("name", ["whole", "clipped", "resumed"])
 def test_two_processes_train_as_one_does(runs, name):
-    alone = train(3)
+    alone = train(3, clip=0.5 if name == "clipped" else 0)
     for run in (processes_runs[name] for processes_runs in runs):
         for key, weight in alone["weights"].items():
             torch.testing.assert_close(run["weights"][key], weight, rtol=1e-5, atol=1e-6)
