@@ -68,6 +68,7 @@ CELLS = [  # of each pair the second stores something else than what comes out
 ]
 
 
+@pytest.mark.slow
 def test_nbval_compares_every_kind_of_output(project):
     """From another folder than the project's, and with two workers."""
     nb = new_notebook(metadata={"kernelspec": KERNEL})
