@@ -29,13 +29,10 @@ def test_the_exercise_is_there_and_its_answer_is_not(path):
             exec(cell.source, {})
 
 
-IMPORTS = "The code imports `d2l_utils`, this book's small package with D2L's names, as `d2l`."
-
-
 def has_more(nb):
     """Tells whether a class would get more than the exercise, its hints and numbered questions."""
     exercise, _, questions = (cell.source for cell in nb.cells if cell.cell_type == "markdown")
-    behind_the_hints = exercise.rsplit("</details>", 1)[-1].replace(IMPORTS, "").strip()
+    behind_the_hints = exercise.rsplit("</details>", 1)[-1].strip()
     lines = filter(None, questions.splitlines()[1:])
     numbered = (re.match(rf"\W*{i}\.", line) for i, line in enumerate(lines, start=1))
     return bool(behind_the_hints) or not all(numbered)
