@@ -105,7 +105,7 @@ def vgg16_vgg19(ax):
 
 
 def low_resolution(ax):
-    for side, x, color in ((224, 0, GREY), (28, 260, BLUE)):
+    for side, x, color in ((224, 0, GREY), (56, 260, BLUE)):
         ax.add_patch(plt.Rectangle((x, 0), side, side, color=color))
         ax.text(x + side / 2, -10, f"{side} × {side}", ha="center", va="top")
     ax.set_aspect("equal")
