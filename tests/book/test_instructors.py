@@ -22,16 +22,23 @@ def test_parameters():
         nets = d2l.VGG(d2l.VGG_ARCHS["A"], num_classes=classes), d2l.AlexNet(num_classes=classes)
         assert says(*(f"{total(net, (channels, 224, 224), 'params'):,}" for net in nets))
     column_c = d2l.VGG(d2l.VGG_ARCHS["C"], num_classes=1000)
-    assert says(f"{total(column_c, (3, 224, 224), 'params'):,}")
+    column_d = d2l.VGG(d2l.VGG_ARCHS["D"], num_classes=1000)
+    fewer, more = (total(net, (3, 224, 224), "params") for net in (column_c, column_d))
+    assert more - fewer == 8 * (256**2 + 2 * 512**2)
+    assert says(f"{fewer:,}", f"8·(256² + 2·512²) = {more - fewer:,}")
     head = d2l.VGG(d2l.VGG_ARCHS["A"], num_classes=100, head="gap")
     assert says(f"{total(head, (3, 224, 224), 'params', ['fc']):,}")
 
 
 def test_work_and_memory_of_smaller_images():
     vgg, small = d2l.VGG(d2l.VGG_ARCHS["A"]), (3, 160, 160)
-    assert says(*(f"{total(vgg, small, 'macs', [kind]):,}" for kind in ("conv", "fc")))
-    whole = total(vgg, (3, 224, 224), "macs", ["conv"])
-    assert 49 * total(vgg, small, "macs", ["conv"]) == 25 * whole
+    convs, fcs = (
+        [total(vgg, shape, "macs", [kind]) for shape in (small, (3, 224, 224))]
+        for kind in ("conv", "fc")
+    )
+    assert 49 * convs[0] == 25 * convs[1]
+    assert says("25/49", *(f"{less:,}, which is" for less, _ in (convs, fcs)))
+    assert says(*(f"{less / whole:.1%}".replace("%", " %") for less, whole in (convs, fcs)))
     kept = [sum(t.bytes for t in d2l.saved_tensors(n, (1, 160, 160))) for n in (vgg, d2l.AlexNet())]
     assert says(*(f"{count / 1e6:.1f} MB" for count in kept))
 
