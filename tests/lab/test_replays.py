@@ -33,7 +33,12 @@ def recorded_runs():
         if record["first_losses"]:
             work = record["network"]["macs"] * record["config"]["batch_size"]
             found.setdefault(file.parent.name, []).append((work, file, record))
-    return {grid: [run[1:] for run in sorted(runs, key=str)] for grid, runs in found.items()}
+    return {grid: [run[1:] for run in sorted(runs, key=by_work)] for grid, runs in found.items()}
+
+
+def by_work(run):
+    work, file, _ = run
+    return work, file
 
 
 RECORDED = recorded_runs()
