@@ -2,9 +2,10 @@
 
 Prose rounds as people do: 128.8 million for 128,807,306, 46 MiB for 48,367,616 bytes, 93 % for
 0.928. `written.py` finds the numbers of a text. Those of a page's prose are its claims; those that
-its cells print, or hold in code that computes, are its proofs. A claim is proven in its own
-section, by a notebook that its sentence links to, or, if it is long, by its page. `unproven`
-compares the two and returns its complaints.
+its cells print, or hold in code that computes, are its proofs. A proof is of the claim's kind: a
+share, bytes, a ratio, a number without a unit, an operand of a formula. It stands in the claim's
+own section or in that of a notebook to which its sentence links; for a long claim anywhere there.
+`unproven` compares the two and returns its complaints.
 
 Left out are code spans, years, versions, the 1 of a formula, ten classes, the sides of the images,
 and what numbers cells, figures, seeds and FC layers. `labels.py` checks the other numbers that name
@@ -15,28 +16,37 @@ import ast
 import re
 import tomllib
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import chain, pairwise
+from functools import cache, reduce
+from itertools import chain, pairwise, starmap
+from operator import or_
 from pathlib import Path
 
 import nbformat
-import torch
 from bs4 import BeautifulSoup
 from IPython.core.inputtransformer2 import TransformerManager
+from torch import nn
 from written import (
     ABOUT,
     ABOVE,
     BELOW,
     KERNELS_AND_LAST_MAPS,
     PRODUCT,
+    SEPARATOR,
     SEQUENCE,
     SIDES,
     UNITS,
+    Number,
     calculations,
+    cells,
     claims,
+    evaluate,
+    in_python,
     integers,
     links_in,
     numbers,
+    parts,
+    plain,
+    role,
     sentences,
     units_named,
 )
@@ -47,6 +57,16 @@ ROOT = Path(__file__).parents[2]
 BOOK = ROOT / "book"
 
 # --- What a page proves -----------------------------------------------------------------------
+
+
+ROLES = {  # of what stands left and right of an operator, as `written.role` has it
+    ast.Add: ("+n", "+n"),
+    ast.Sub: ("n-", "-n"),
+    ast.Mult: ("·n", "·n"),
+    ast.Div: ("n/", "/n"),
+    ast.FloorDiv: ("n/", "/n"),
+    ast.Pow: ("n^", "^n"),
+}
 
 
 def code_numbers(cell):
@@ -61,30 +81,51 @@ def code_numbers(cell):
         and isinstance(statement.value, ast.Constant | ast.Tuple | ast.List)
         for node in ast.walk(statement)
     }
-    operations = [node for node in ast.walk(tree) if isinstance(node, ast.BinOp)]
-    operands = {side for node in operations for side in (node.left, node.right)}
+    roles = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and type(node.op) in ROLES:
+            value = evaluate(ast.unparse(node))
+            if value is None:
+                roles[node.left], roles[node.right] = ROLES[type(node.op)]
+            else:  # of 9 * 64 * 128
+                yield Number(f"{value:.0f}", value, 1, source="part")
+            if isinstance(node.op, ast.Mult) and ast.dump(node.left) == ast.dump(node.right):
+                yield Number("2", 2, 1, source="code", role="^n")  # k * k
     for node in ast.walk(tree):
         number = isinstance(node, ast.Constant) and type(node.value) in (int, float)
         if number and node not in bare:
-            for found in numbers(repr(node.value), printed=False):
-                yield replace(found, operand=node in operands)
-
-
-NAMED = re.compile(r"(?<![\w-])[a-z]+-?(\d+)\b")  # what a printed name says: r56, five-56
+            for found in numbers(repr(node.value), source="code"):
+                yield replace(found, role=roles.get(node, ""))
 
 
 def printed_texts(cell):
+    """Yields (text, what heads it) for each line and each cell of a table that is printed."""
     for output in cell.outputs:
-        if output.output_type == "stream":
-            yield output.text
-        for mime, text in output.get("data", {}).items():
-            if mime == "text/html":
-                html = BeautifulSoup(text, "html.parser")
-                for style in html("style"):
-                    style.decompose()
-                yield html.get_text(" ")
-            elif mime.startswith("text/"):
-                yield text
+        data = {"text/plain": output.get("text", "")} | output.get("data", {})
+        if "text/html" in data:
+            yield from cells_of(BeautifulSoup(data["text/html"], "html.parser"))
+        else:
+            yield from ((line, []) for line in data["text/plain"].splitlines())
+
+
+def cells_of(table):
+    """Yields (text, [head of the column, of the row, of the table]) for each cell of a table."""
+    heads, labels = [[]], []
+    for row in table("tr"):
+        texts = [
+            c.get_text(" ") for c in row(("th", "td")) for _ in range(int(c.get("colspan", 1)))
+        ]
+        if row.find_parent("thead"):
+            heads.append(texts)
+            yield from ((text, [text, texts[0]]) for text in texts)
+            continue
+        depth = len(heads[-1]) - len(row("td"))  # of the index; one that spans rows stands once
+        labels = labels[: depth - len(row("th"))] + texts[: len(row("th"))]
+        texts = labels + texts[len(row("th")) :]
+        columns = [" ".join(column) for column in zip(*heads[1:], strict=True)]
+        corner = " ".join(columns[:depth])
+        for text, column in zip(texts, columns, strict=True):
+            yield text, [column, " ".join(labels), corner]
 
 
 def proofs_of(cells):
@@ -93,24 +134,23 @@ def proofs_of(cells):
     for cell in cells:
         if cell.cell_type == "code":
             found += code_numbers(cell)
-            for text in printed_texts(cell):
-                found += numbers(text, units_named(text))
-                found += numbers(" ".join(NAMED.findall(text)), printed=False)
-    # Of what stands around a number only the next one matters, for shapes such as 25088×4096.
-    following = [*(number.text for number in found), ""][1:]
-    pairs = zip(found, following, strict=True)
-    return frozenset(replace(number, before="", after=after) for number, after in pairs)
+            for text, heads in printed_texts(cell):
+                named = filter(None, map(units_named, heads or [text]))
+                found += numbers(text, next(named, frozenset()))
+                if not heads:  # in a line the unit of one number need not be that of another
+                    found += numbers(text)
+    return frozenset(replace(number, before="", after="") for number in found)
 
 
 def in_order(cells):
-    """All digits of code and outputs in their order, in which sequences are looked up."""
-    texts = [
-        text
-        for cell in cells
-        if cell.cell_type == "code"
-        for text in (cell.source, *printed_texts(cell))
-    ]
-    return f" {' '.join(re.findall(r'[0-9]+', ' '.join(texts)))} "
+    """The numbers of each line of code and outputs in their order, to look up sequences in."""
+    code = [cell for cell in cells if cell.cell_type == "code"]
+    texts = [cell.source for cell in code]
+    for output in (output for cell in code for output in cell.outputs):
+        texts.append(output.get("text") or output.get("data", {}).get("text/plain", ""))
+    lines = SEPARATOR.sub("", "\n".join(texts)).splitlines()
+    found = (re.findall(r"(?<![\w.])\d+(?:\.\d+)?", line) for line in lines)
+    return " | ".join(f" {' '.join(line)} " for line in found)
 
 
 @dataclass(frozen=True)
@@ -121,13 +161,9 @@ class Evidence:
     page: frozenset = frozenset()
     rows: str = ""
 
-    def __or__(self, proofs):
-        return replace(self, near=self.near | proofs)
-
-
-@cache
-def proofs_at(path):
-    return proofs_of(nbformat.read(path, as_version=4).cells) if path.is_file() else frozenset()
+    def __or__(self, other):
+        both = self.near | other.near, self.page | other.page
+        return Evidence(*both, f"{self.rows} | {other.rows}")
 
 
 @cache
@@ -144,17 +180,18 @@ def is_right(value, result):
 
 def worked_out(markdown):
     """The numbers of a text's calculations that are right, and so prove themselves."""
-    found = [
-        (expression, result)
-        for sentence in sentences(markdown)
-        for expression, value, result in calculations(sentence.text)
-        if is_right(value, result)
-    ]
-    return frozenset(
-        replace(number, unit=None, before="", after="", printed=False, operand=True)
-        for expression, result in found
-        for number in (*numbers(re.sub(r"[·×*/^⌊⌋²³]", " ", expression)), result)
-    )
+    proofs = []
+    for expression, value, result in chain.from_iterable(
+        calculations(sentence.text) for sentence in sentences(markdown)
+    ):
+        if is_right(value, result):
+            values = parts(in_python(expression))
+            proofs += (Number(f"{part:.0f}", part, 1, source="part") for part in values)
+            proven = [result, *numbers(result.text)]
+            if value == result.value and "⌊" not in expression:  # no other operand would be right
+                proven += numbers(expression)
+            proofs += (replace(number, source="text", role=role(number)) for number in proven)
+    return frozenset(replace(number, unit=None, before="", after="") for number in proofs)
 
 
 # --- The guard --------------------------------------------------------------------------------
@@ -167,12 +204,20 @@ def size(unit):
 @cache
 def architectures():
     """The numbers of the networks that the book is about, in the order in which they have them."""
-    convs, alexnet = [], d2l.AlexNet()
+    rows, layers, channels = [], [], 0
     for arch in (*d2l.VGG_ARCHS.values(), d2l.VGG_NARROW):
-        convs += [[n if isinstance(n, int) else len(n) for n, _ in arch], [c for _, c in arch]]
-    layers = [m for m in alexnet.modules() if isinstance(m, torch.nn.Conv2d)]
-    convs += [[m.kernel_size[0] for m in layers], [m.out_channels for m in layers]]
-    return " | ".join(" ".join(map(str, numbers)) for numbers in convs)
+        rows += [[n if isinstance(n, int) else len(n) for n, _ in arch], [c for _, c in arch]]
+    for layer in d2l.AlexNet().modules():
+        if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
+            channels = getattr(layer, "out_channels", channels)
+            sizes = layer.kernel_size, layer.stride, layer.padding
+            layers.append((*(s if isinstance(s, int) else s[0] for s in sizes), channels))
+    convs = [layers[i] for i in (0, 2, 4, 5, 6)]
+    rows += [*zip(*layers, strict=True), *zip(*convs, strict=True)]
+    return " | ".join(" ".join(map(str, row)) for row in rows)
+
+
+PURE = ("ratio", "points")  # may be printed as a decimal alone, where none is named
 
 
 def measures(unit):
@@ -202,52 +247,34 @@ def near(claim, value, step):
     return abs(said - value) <= min(step / 2, 0.1 * value) * (1 + 1e-9) + 1e-12
 
 
-MORE = re.compile(r"\s?%\s(?:more|higher|longer|slower|larger|extra|above)")
-LESS = re.compile(r"\s?%\s(?:less|fewer|lower|shorter|faster|smaller|below)")
-
-
 def proves(proof, claim, unit):
-    """Says whether the proof rounds to the claim, read with this unit."""
-    kind, factor = measures(unit), size(unit)
+    """Says whether the proof, a number of the same kind, rounds to the claim in this unit."""
     if claim.runs and claim.runs != proof.runs:
         return False
-    is_fraction = proof.unit is None and proof.step <= 0.01
+    kind, step = measures(unit), claim.step * size(unit)
+    units = {proof.unit} if proof.unit else proof.column or {None}
     if kind is None:
-        if proof.unit == "%" and claim.step < 1:
-            return near(claim, proof.value / 100, claim.step)
         rounds = proof.step == 1 or claim.step < 1 or hedge(claim.before) is ABOUT
-        return bool(rounds) and near(claim, proof.value, claim.step)
-    # A table in millions, MiB or % prints the number itself and names the unit.
-    if proof.unit == unit or (proof.unit is None and proof.printed and unit in proof.column):
-        if near(claim, proof.value, claim.step):
-            return True
-    if kind == "ratio":
-        return proof.step < 1 and proof.printed and near(claim, proof.value, claim.step)
-    if kind == "share":
-        if proof.unit not in (None, "times") or not is_fraction and proof.unit is None:
-            return False
-        change = 1 if MORE.match(claim.after) else -1 if LESS.match(claim.after) else 0
-        value = change * (proof.value - 1) if change else proof.value
-        return near(claim, value, claim.step * factor)
-    if proof.unit is None:
-        is_base = proof.step == 1 or kind == "time" and bool(proof.column & {"s", "ms"})
-        return is_base and near(claim, proof.value, claim.step * factor)
-    same = measures(proof.unit) == kind
-    return same and near(claim, proof.value * size(proof.unit), claim.step * factor)
+        is_bare = {measures(unit) for unit in units} <= {None, "ratio", "share"}
+        return bool(is_bare and rounds) and near(claim, proof.value, step)
+    if proof.source != "output":
+        return False
+    if None in units:  # a count, or what has no unit: 0.93 is 93 %
+        of_kind = {"count": proof.step == 1, "share": proof.step <= 0.01}
+        return of_kind.get(kind, kind in PURE and proof.step < 1) and near(claim, proof.value, step)
+    same = (unit for unit in units if measures(unit) == kind)
+    return any(near(claim, proof.value * size(unit), step) for unit in same)
 
 
 def unproven_shapes(sentence, evidence):
     """Complains of sides that no cell knows, and of sides that differ and stand nowhere so."""
     for shape in integers(PRODUCT, sentence):
-        *_, height, width = shape
         proofs = evidence.near | evidence.page if max(shape) > 12 else evidence.near
         known = {int(proof.value) for proof in proofs if proof.step == 1}
         known |= {*SIDES, *KERNELS_AND_LAST_MAPS}
-        beside = f" {height} {width} " in evidence.rows or any(
-            (proof.text, proof.after) == (str(height), str(width)) for proof in evidence.near
-        )
-        square = height == width and (beside or known.issuperset(shape))
-        if not (square or beside and max(shape) > 12):
+        stands = max(shape) > 12 and f" {' '.join(map(str, shape))} " in evidence.rows
+        square = len(shape) == 2 and shape[0] == shape[1] and shape[0] in known
+        if not (stands or square):
             yield f"{'×'.join(map(str, shape))}: no cell prints or computes with it"
 
 
@@ -260,15 +287,36 @@ def unproven_sequences(sentence, evidence):
             yield f"{', '.join(map(str, sequence))}: no cell has it in this order"
 
 
+def wrong_ratios(sentence):
+    """Complains of a table's ratio that is not the one of the two numbers before it."""
+    heads = [head.strip() for head in sentence.head.split("|")]
+    if "ratio" in heads and sentence.text != sentence.head:
+        found = [list(numbers(cell)) for cell, _ in cells(plain(sentence.text), sentence.head)]
+        *_, first, second, ratio = found[: heads.index("ratio") + 1]
+        if first and second and ratio:
+            (a, *_), (b, *_), (said, *_) = first, second, ratio
+            most = (a.value + a.step / 2) / (b.value - b.step / 2) + said.step / 2
+            least = (a.value - a.step / 2) / (b.value + b.step / 2) - said.step / 2
+            if not least <= said.value <= most:
+                yield f"{a.text} / {b.text} is {a.value / b.value:.3g}, not {said.text}"
+
+
 def proofs_for(claim, evidence):
     """What stands near proves any claim, the whole page one of four digits and more.
 
     A formula's constant is an operand in code or in a calculation.
     """
-    if claim.operand:
-        return (proof for proof in evidence.page if proof.operand)
-    is_long = len(claim.text.replace(".", "").lstrip("0")) > 3
-    return chain(evidence.near, evidence.page if is_long else ())
+    if claim.role:
+        proofs = chain(evidence.near, (proof for proof in evidence.page if proof.source == "code"))
+        return (proof for proof in proofs if proof.role == claim.role)
+    digits = f"{claim.value:.0f}" if claim.source == "part" else claim.text.replace(".", "")
+    is_long = len(digits.lstrip("0")) > 3
+    proofs = chain(evidence.near, evidence.page if is_long or role(claim) else ())
+    if claim.source == "part":
+        return [proof for proof in proofs if proof.source in ("part", "output")]
+    proofs = [proof for proof in proofs if proof.source != "part"]
+    named = [proof for proof in proofs if claim.unit in (proof.unit, *proof.column)]
+    return named if named and measures(claim.unit) in PURE else proofs
 
 
 def unproven_in(sentence, evidence):
@@ -278,13 +326,13 @@ def unproven_in(sentence, evidence):
             yield f"{expression} is {value:,.6g}, not {result.text}"
     yield from unproven_shapes(sentence, evidence)
     yield from unproven_sequences(sentence, evidence)
+    yield from wrong_ratios(sentence)
     found = list(claims(sentence))
     for place, claim in enumerate(found):
         # In `7 GiB against 0.9` the second number has the unit of the first.
         before = [number.unit for number in found[:place] if number.unit][-1:]
         after = [number.unit for number in found[place:] if number.unit][:1]
-        near_by = {None, *before, *after, *sentence.column}
-        readings = [claim.unit] if claim.unit else near_by
+        readings = [claim.unit] if claim.unit else claim.column or {None, *before, *after}
         proofs = proofs_for(claim, evidence)
         if any(proves(proof, claim, unit) for proof in proofs for unit in readings):
             continue
@@ -295,27 +343,51 @@ def unproven_in(sentence, evidence):
             continue
         said = " ".join(sentence.text.split())[:70]
         why = f"it is cited: link {sources[0]}" if sources else "no cell prints what rounds to it"
+        if any(proves(proof, claim, unit) for proof in evidence.page for unit in readings):
+            why = "no cell of this section, or of one that the link names, prints what rounds to it"
         yield f"{claim.text}{' ' + claim.unit if claim.unit else ''} in {said!r}: {why}"
 
 
 def linked_notebooks(links, folder):
-    """The notebooks that links lead to; a card of the first page leaves the ending out."""
-    paths = [folder / link.partition("#")[0] for link in links if not link.startswith("http")]
-    paths = [path if path.suffix else path.with_suffix(".ipynb") for path in paths]
-    return [path.resolve() for path in paths if path.suffix == ".ipynb" and path.is_file()]
+    """Yields (notebook, anchor) for each link to one; a card of the first page has no ending."""
+    for link in links:
+        name, _, anchor = link.partition("#")
+        path = (folder / name).resolve()
+        path = path if path.suffix else path.with_suffix(".ipynb")
+        if not link.startswith("http") and path.suffix == ".ipynb" and path.is_file():
+            yield path, anchor
 
 
-def linked_proofs(links, folder):
+@cache
+def evidence_at(path, anchor=""):
+    """What a notebook proves from afar, or its section of that anchor as if it stood here."""
+    sections = sections_of(nbformat.read(path, as_version=4))
+    chosen = [section for section in sections if not anchor or anchor in anchors(section)]
+    cells = list(chain.from_iterable(chosen))
+    proofs = proofs_of(cells)
+    return Evidence(proofs if anchor else frozenset(), proofs, in_order(cells))
+
+
+def anchors(cells):
+    """The anchors that the built book gives to the headings of cells."""
+    headings = re.findall(r"^#+ (.+)", "\n".join(prose_of(cells)), re.MULTILINE)
+    return [
+        re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings
+    ]
+
+
+def linked(links, folder):
     """What the notebooks prove that a sentence links to."""
-    return frozenset().union(*map(proofs_at, linked_notebooks(links, folder)))
+    return reduce(or_, starmap(evidence_at, linked_notebooks(links, folder)), Evidence())
 
 
 @cache
 def with_studies(path):
     """What a notebook proves together with the studies that it links to."""
     links = links_in("\n\n".join(prose_of(nbformat.read(path, as_version=4).cells)))
-    studies = [p for p in linked_notebooks(links, path.parent) if p.parent.name == "studies"]
-    return frozenset().union(*map(proofs_at, [path, *studies]))
+    found = linked_notebooks(links, path.parent)
+    studies = {path for path, _ in found if path.parent.name == "studies"}
+    return reduce(or_, map(evidence_at, [path, *sorted(studies)]))
 
 
 def prose_of(cells):
@@ -361,8 +433,7 @@ def unproven(nb, folder=BOOK, code=None):
         near = page if is_answer else proofs | worked_out("\n\n".join(texts))
         evidence = Evidence(near, page, rows)
         for sentence in chain.from_iterable(map(sentences, texts)):
-            linked = linked_proofs(sentence.links, folder)
-            complaints += unproven_in(sentence, evidence | linked)
+            complaints += unproven_in(sentence, evidence | linked(sentence.links, folder))
     return complaints
 
 
@@ -372,10 +443,11 @@ def unproven_page(markdown, folder, notebooks):
     A sentence, a row or a card may claim what the notebooks prove that it links to, and their
     studies; where it links to none, what any notebook proves.
     """
-    everything = frozenset().union(*map(proofs_at, notebooks))
+    everything = reduce(or_, map(evidence_at, notebooks), Evidence())
     own = worked_out(markdown)
     complaints = []
     for sentence in sentences(markdown):
-        linked = frozenset().union(*map(with_studies, linked_notebooks(sentence.links, folder)))
-        complaints += unproven_in(sentence, Evidence(own | (linked or everything)))
+        paths = sorted({path for path, _ in linked_notebooks(sentence.links, folder)})
+        proofs = reduce(or_, map(with_studies, paths)) if paths else everything
+        complaints += unproven_in(sentence, replace(proofs, near=own | proofs.page))
     return complaints

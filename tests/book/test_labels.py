@@ -21,7 +21,8 @@ def test_a_page_names_what_is_there(path):
 def test_each_exercise_is_on_the_page_for_instructors():
     pages = {path.stem for path in NOTEBOOKS if "# Exercise" in path.read_text("utf-8")}
     assert set(labels.exercises()) == pages
-    assert all(sum(points) == total for _, total, points in labels.exercises().values())
+    for _, total, parts in labels.exercises().values():
+        assert sum(points for points, _ in parts) == total
 
 
 POINTS = "| points | what a grader looks for |\n|---:|---|\n| 2 | which |\n| 1 | why |\n| 1 | how |"
@@ -52,11 +53,31 @@ MOMENTUM = "https://d2l.ai/chapter_optimization/momentum.html"
             "<summary>Hint 1</summary> <summary>Hint 2</summary>",
             "<summary>Hint 1</summary> <summary>Hint 3</summary>",
         ),
+        (
+            "<summary>Hint 1</summary> <summary>Hint 2</summary>",
+            "<summary>Hint 1</summary> <summary>Hint 1</summary>",
+        ),
         ("1. a\n2. b\n\n1. c\n2. d", "1. a\n2. b\n\n1. c\n1. d"),
         ("**1.** a\n\n**2.** b", "**2.** a\n\n**2.** b"),
         ("| block 1 | x |\n| block 2 | y |", "| block 1 | x |\n| block 4 | y |"),
         (POINTS, POINTS.replace("| 2 |", "| 3 |")),
-        ("| VGG-16 | 2, 2 | 13+3 |", "| VGG-16 | 2, 2 | 13+2 |"),
+        (POINTS.replace("which", "blocks 3 to 5"), POINTS.replace("which", "blocks 3 to 4")),
+        ("| VGG-16 | 2, 2, 3, 3, 3 | 13+3 |", "| VGG-16 | 2, 2, 3, 3, 3 | 13+2 |"),
+        ("| VGG-16 | 2, 2, 3, 3, 3 | 13+3 |", "| VGG-16 | 2, 2, 3, 4, 3 | 13+3 |"),
+        ("VGG-11 has 11 layers", "VGG-11 has 13 layers"),
+        ("FC 1 to FC 3", "FC 1 to FC 4"),
+        ("VGG (3×3, stride 1, padding 1)", "VGG (3×3, stride 1, padding 2)"),
+        (
+            "AlexNet has 11×11 kernels, stride 4 and padding 1",
+            "AlexNet has 11×11 kernels, stride 3 and padding 1",
+        ),
+        ("AlexNet has $k = 11$, $p = 1$, $s = 4$", "VGG has $k = 11$, $p = 1$, $s = 4$"),
+        ("VGG's convolutions have padding 1", "VGG's convolutions have padding 2"),
+        ("AlexNet's 3×3 poolings with stride 2", "AlexNet's 2×2 poolings with stride 2"),
+        ("four blocks at 84, seed 2", "four blocks at 64, seed 2"),
+        ("the network at 224, seed 0", "the network at 224, seed 9"),
+        ("a learning rate of 0.01, weight decay 0.0005", "a learning rate of 0.07"),
+        ("momentum 0.9, label smoothing 0.1", "momentum 0.9, label smoothing 0.4"),
         ("blocks 3 to 5, from block 4 to block 5", "blocks 3 to 6"),
         ("In blocks 3, 4 and 5", "In blocks 3, 2 and 5"),
         ("Python 3.11 or newer", "Python 3.10 or newer"),

@@ -5,12 +5,15 @@ Prose rounds as people do: 128.8 million, 46 MiB, 93 %. A `Number` has what such
 need a proof, and `calculations` what is worked out by hand. `claims.py` judges them.
 """
 
+import ast
+import math
 import re
 from dataclasses import dataclass, replace
 
 # Each unit: what it measures, its size, and how it is written after a number or named in a table.
 UNITS = {
     "%": ("share", 1e-2, r"%|per ?cent\b|percentage points?"),
+    "points": ("points", 1, r"points?\b"),
     "thousand": ("count", 1e3, r"thousand"),
     "million": ("count", 1e6, r"millions?|MMACs?\b|M\b(?![$(_])"),
     "billion": ("count", 1e9, r"billions?|GMACs?\b|GFLOPs?\b|G\b(?![$(_])"),
@@ -23,7 +26,7 @@ UNITS = {
     "bytes": ("bytes", 1, r"bytes?\b"),
     "µs": ("time", 1e-6, r"[µμ]s\b|microseconds?"),
     "ms": ("time", 1e-3, r"ms\b|milliseconds?"),
-    "s": ("time", 1, r"s\b|seconds?"),
+    "s": ("time", 1, r"s\b|seconds\b"),
     "min": ("time", 60, r"min\b|minutes?"),
     "h": ("time", 3600, r"h\b|hours?"),
     "times": ("ratio", 1, r"times\b|×(?!\s?\d)|(?<=\d)x\b|-?fold\b|ratios?\b"),
@@ -33,6 +36,9 @@ NUMBER = re.compile(
     r"(?<![\w.])(?<![A-Za-z]-)(?P<digits>\d+(?:\.\d+)?)(?P<exponent>e[+-]?\d+)?(?!\.?\d)"
 )
 SEPARATOR = re.compile(r"(?<=\d)(?:,|\{,\}|\\,|[_\u00a0\u2009\u202f])(?=\d{3}(?!\d))")
+JOINED = re.compile(
+    r" (?:and|or|to) \d+(?:\.\d+)?[ \u00a0\u2009\u202f]?(?=%|per ?cent|million|points)"
+)
 RUNS = re.compile(r"(?: ± [\d.]+)? \((\d{1,2})\)")
 RUNS_BEFORE = re.compile(r"\.\d+ \($")
 ABOUT = re.compile(r"(?:about|around|almost|nearly|roughly|some|≈|~)\s*\$?$", re.IGNORECASE)
@@ -51,8 +57,8 @@ class Number:
     before: str = ""  # the words that stand before and after it
     after: str = ""
     column: frozenset = frozenset()  # units that its table or output names
-    printed: bool = True
-    operand: bool = False  # of an operation in code, or in a formula with letters
+    source: str = "output"  # or code, or text, or part: the value of an expression
+    role: str = ""  # in a formula or in code that computes: "+n", "n/", "^n"
     runs: str = ""  # of `0.889 (3)` and `0.889 ± 0.004 (3)`, over how many runs
 
 
@@ -63,11 +69,11 @@ def unit_at(text, start):
 
 def units_named(text):
     """The units that a text names by themselves, as the head of a table does."""
-    found = re.finditer(rf"(?<![\w]){UNIT.pattern}", text)
+    found = re.finditer(rf"(?<![\w'’])(?:{UNIT.pattern})", text)
     return frozenset(list(UNITS)[match.lastindex - 1] for match in found)
 
 
-def numbers(text, column=frozenset(), printed=True):
+def numbers(text, column=frozenset(), source="output"):
     """Yields the numbers of a text, each with the unit that follows it."""
     text = SEPARATOR.sub("", text)
     for match in NUMBER.finditer(text):
@@ -78,6 +84,8 @@ def numbers(text, column=frozenset(), printed=True):
         ):
             continue
         gap = re.compile(r"[ \u00a0\u2009\u202f]?").match(text, end).end()
+        if joined := JOINED.match(text, end):  # 3 and 4 %
+            gap = joined.end()
         unit = unit_at(text, gap)
         if unit is None and text[end : end + 1].isalpha():
             continue  # a name that begins with a digit: 2D, 9B14, 3rd
@@ -86,7 +94,7 @@ def numbers(text, column=frozenset(), printed=True):
         step = 10.0**-decimals * 10.0 ** int((match["exponent"] or "e0")[1:])
         runs = (RUNS.match(text, end) or [""] * 2)[1]
         before, after = text[max(0, end - len(match[0]) - 30) : match.start()], text[end : end + 40]
-        yield Number(match[0], value, step, unit, before, after, column, printed, runs=runs)
+        yield Number(match[0], value, step, unit, before, after, column, source, runs=runs)
 
 
 # --- What prose claims ------------------------------------------------------------------------
@@ -97,11 +105,13 @@ NO_CLAIM = re.compile(
     | \barxiv[:\s]\s*\d{4}\.\d{4,5}
     | (?<![\d.,])(?:19[5-9]\d|20[0-3]\d)(?![.,]?\d|\s?(?:%|[×x·]|[a-z]*illion))
     | (?:\b(?:chapters?|exercises?|figures?|sections?|tables?|equations?|python|pytorch|torch
-      |torchvision|cuda|version|by-sa|cells?|fc|seeds?|blocks?)|§)
+      |torchvision|cuda|version|by-sa|cells?|fc|(?<!one\ )seeds?|blocks?)|§)
       \s*\(?\d+(?:\.\d+)*
       (?:(?:,|,?\ and|\ or|\ to|–)\s*\d+(?:\.\d+)*(?![\d%]|\.\d|\s[%a-zA-Z]*illion))*
+    | (?:learning\ rate|one\ cycle|momentum|weight\ decay|label\ smoothing)
+      (?:\ of|\ to)?\s\d[\d.]*\d
     | <summary>Hint\s\d+ | ^\#+\s*\d+(?:\.\d+)*\.?\s | (?<=\[)\d(?:\.\d)?(?=[:\]]|\s(?-i:[A-Z]))
-    | ^\|\s*\*{0,2}\d(?:\.\d)?\.?\s(?=(?-i:[A-Z])|\|)
+    | (?<=^\|)\s*\*{0,2}\d(?:\.\d)?\.?\s(?=(?-i:[A-Z])|\|)
     | \{grid-item-card\}\s*\d+(?:\.\d+)*\.?\s | ^:[\w-]+:.*?(?=\s|$) | ^\s*\*{0,2}\d+\.(?=\s|\*|$)
     | (?:about|around)\s\d+\s(?:seconds|minutes|s|min)\b""",
     re.VERBOSE | re.IGNORECASE | re.MULTILINE | re.DOTALL,
@@ -113,15 +123,19 @@ SEQUENCE = re.compile(
     r"\d+(?:(?:,? and |, | ?\+ ?|-)\d+(?![\w%]|\.\d)){2,}+(?! ?[·×%=*^])"
 )
 SIDES = (28, 32, 56, 84, 224)  # of the images, on every page
+OF_SIDE = re.compile(
+    r"(?:\b(?:at|from|to|than|between|and|or|beats?|below|above)|^|[,:(])\s*$", re.IGNORECASE
+)
 KERNELS_AND_LAST_MAPS = (1, 3, 5, 7, 11)
 CLASSES = 10
 LATEX = {
-    r"\\(?:cdot|ast)\b\s?": "·", r"\\times\b\s?": "×", r"\\approx\b": "≈", r"\\%": "%",
+    r"_(?:\\(?:text|mathrm))?(?:\{[^{}]*\}|\w)": "",
+    r"\\(?:cdot|ast)(?![a-z])\s?": "·", r"\\times(?![a-z])\s?": "×", r"\\approx\b": "≈",
     r"\\(?:text|mathrm|mathbf)\{([^{}]*)\}": r"\1",
-    r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"(\1)/(\2)",
+    r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}": r"(\1)/(\2)", r"\\sqrt\{([^{}]*)\}": r"√(\1)",
     r"\\lfloor\b": "⌊", r"\\rfloor\b": "⌋", r"\\(?:left|right|big|Big)(?![a-z])": "",
-    r"(?<=\d)~(?=\w)": " ", r"\\,(?!\d{3})": " ",
-    r"_\{[^{}]*\}|_\w": "",
+    r"(?<=\d)~(?=\w)": " ", r"\\,(?!\d{3})": " ", r"\\%": "%",
+    r"\^\{(\d+)\}": r"^\1", "²": "^2", "³": "^3", "−": "-",
 }  # fmt: skip
 FORMULA = re.compile(r"\$[^$]+\$")
 VARIABLE = re.compile(r"(?<![A-Za-z])[A-Za-z](?![A-Za-z])")
@@ -140,7 +154,7 @@ class Sentence:
 
     text: str
     links: tuple = ()
-    column: frozenset = frozenset()
+    head: str = ""  # the table's first row
 
 
 def links_in(text):
@@ -156,7 +170,7 @@ def sentences(markdown):
         if rows and all(row.lstrip().startswith("|") for row in rows):
             links = above + links_in(block) if len(rows) and not any(map(links_in, rows)) else above
             for row in rows:
-                yield Sentence(row, links + links_in(row), units_named(rows[0]))
+                yield Sentence(row, links + links_in(row), rows[0])
         elif ":link:" in block:  # a card of the first page leads somewhere as a whole
             yield Sentence(block, links_in(block))
         else:
@@ -179,50 +193,101 @@ def plain(text):
 
 def integers(pattern, sentence):
     """The integers of each place that the pattern finds: of shapes, or of sequences."""
-    found = pattern.finditer(plain(sentence.text))
-    return [tuple(map(int, re.findall(r"\d+", match[0]))) for match in found]
+    text = plain(sentence.text)
+    if pattern is SEQUENCE:  # a table may have one as a row: | kernel | 11 | 5 | 3 |
+        text = re.sub(r"(?<=\| )(\d+) \|(?= \d+ \|)", r"\1,", text)
+    return [tuple(map(int, re.findall(r"\d+", match[0]))) for match in pattern.finditer(text)]
+
+
+def role(number):
+    """How a formula uses a number n: "+n", "·n", "n/", "^n". The sign that binds it most counts."""
+    before, after = number.before.rstrip(" "), number.after.lstrip(" ")
+    while before.endswith(("(", "{")) and after.startswith((")", "}")):
+        before, after = before[:-1], after[1:]
+    after = re.sub("^[(√]", "·", after)  # 2(n + m)
+    for signs in ("^", "·×*/", "+-"):
+        for sign, use in ((before[-1:], "{}n"), (after[:1], "n{}")):
+            if sign and sign in signs:
+                sign = "·" if sign in "×*" else sign
+                return f"{sign}n" if sign in "·+" else use.format(sign)
+    return ""
+
+
+def cells(text, head):
+    """Yields (cell, units that name its column, else its row) of a table's row, or all the text."""
+    cells = text.split("|") if head else [text]
+    for cell, column in zip(cells, head.split("|"), strict=True):
+        yield cell, units_named(column) or units_named(cells[1] if head else "")
 
 
 def claims(sentence):
     """The numbers that need a proof."""
     text = SEQUENCE.sub(" ", PRODUCT.sub(" ", plain(sentence.text)))
+    for formula in FORMULA.findall(text):
+        value = worked(formula)
+        if value is not None and value.is_integer():
+            yield Number(formula.strip("$ ."), value, 1, source="part")
+            text = text.replace(formula, " ", 1)
     for side in (side for formula in FORMULA.findall(text) for side in formula.split("=")):
         if VARIABLE.search(side):
-            constants = (replace(number, operand=True) for number in numbers(side))
-            yield from (number for number in constants if number.value != 1)
+            constants = (replace(number, role=role(number)) for number in numbers(side))
+            yield from (n for n in constants if n.value != 1 or n.role not in ("+n", "-n", "n-"))
             text = text.replace(side, " ", 1)
-    for number in numbers(text, sentence.column):
-        if number.unit or number.value not in (*SIDES, CLASSES):
-            yield number
+    for part, column in cells(text, sentence.head):
+        for number in numbers(part, column):
+            is_side = number.value in SIDES and OF_SIDE.search(number.before)
+            if number.unit or not is_side and number.value != CLASSES:
+                yield number
 
 
 # --- Hand calculation -------------------------------------------------------------------------
 
-ARITHMETIC = r"[\d.()⌊⌋·×*+−\-/²³^ ]+"
+ARITHMETIC = r"[\d.()⌊⌋√·×*+\-/^ ]+"
 
 
-def evaluate(expression):
-    """The value of an expression of numbers alone, or None where it is something else."""
-    signs = {"·": "*", "×": "*", "−": "-", "²": "**2", "³": "**3", "^": "**"}
-    signs |= {"⌊": "int(", "⌋": ")"}
-    python = "".join(signs.get(sign, sign) for sign in expression.strip(" .$"))
-    if not re.fullmatch(r"(?:int)?[\d(](?:[\d.()*+\-/ ]|int)*", python) or len(python) > 100:
+def evaluate(python):
+    """The value of Python's expression of numbers alone, or None where it is something else."""
+    if not re.fullmatch(r"(?:int|sqrt)?[\d(](?:[\d.()*+\-/ ]|int|sqrt)*", python):
         return None
-    if re.search(r"\*\*\s*\d{3,}|\*\*.*\*\*", python):
-        return None
+    if len(python) > 100 or re.search(r"\*\*(?! *\d\d?(?! *\*\*)(?!\d))", python):
+        return None  # a power that may be huge
     try:
-        return float(eval(python, {"__builtins__": {}, "int": int}))
-    except (SyntaxError, TypeError, ZeroDivisionError):
+        return float(eval(python, {"__builtins__": {}, "int": int, "sqrt": math.sqrt}))
+    except (SyntaxError, TypeError, ZeroDivisionError, ValueError):
         return None
+
+
+def in_python(expression):
+    signs = {"·": "*", "×": "*", "^": "**", "⌊": "int(", "⌋": ")", "√": "sqrt"}
+    return "".join(signs.get(sign, sign) for sign in expression.strip(" .$"))
+
+
+def parts(python):
+    """The values of the parts of an expression: of 2·3 + 1 those of 2·3 and of all."""
+    operations = (node for node in ast.walk(ast.parse(python)) if isinstance(node, ast.BinOp))
+    return [value for node in operations if (value := evaluate(ast.unparse(node))) is not None]
+
+
+def worked(expression):
+    """The value of an expression that has something to work out."""
+    has_sign = re.search(r"[\d)⌋]\s*[·×*+/^-]|√", expression)
+    return evaluate(in_python(expression)) if has_sign else None
 
 
 def calculations(text):
     """Yields (expression, its value, the number said to equal it) for each `3·3·64 = 576`."""
-    text = re.sub(r"\{(\d+)\}", r"\1", plain(text)).replace("$", "")
+    text = plain(text).replace("$", "")
     for sign in re.finditer(r"[=≈]", text):
-        left = re.search(rf"(?<![\w,]){ARITHMETIC}$", text[: sign.start()])
-        results = list(numbers(text[sign.end() :]))[:1]
-        if left and results and re.match(r"\s*$", results[0].before[-3:]):
-            value = evaluate(left[0])
-            if value is not None and re.search(r"[\d)⌋]\s*[·×*+−/²³^-]", left[0]):
-                yield left[0].strip(), value, results[0]
+        before, after = text[: sign.start()], text[sign.end() :]
+        left = re.search(rf"(?<![\w,]){ARITHMETIC}$", before)
+        right = re.match(ARITHMETIC, after)
+        if not (left and right):
+            continue
+        left, right = left[0].strip(), right[0].strip(" .")
+        value, other = worked(left), worked(right)
+        if value is not None and other is not None:
+            yield left, value, Number(right, other, 1e-9)
+        elif value is not None or other is not None:
+            result = next(numbers(after if other is None else left), None)
+            if result and not result.before.strip():
+                yield (left, value, result) if other is None else (right, other, result)
