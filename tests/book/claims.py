@@ -204,16 +204,18 @@ def size(unit):
 @cache
 def architectures():
     """The numbers of the networks that the book is about, in the order in which they have them."""
-    rows, layers, channels = [], [], 0
+    rows, layers, channels, sides = [], [], 0, [224]
     for arch in (*d2l.VGG_ARCHS.values(), d2l.VGG_NARROW):
         rows += [[n if isinstance(n, int) else len(n) for n, _ in arch], [c for _, c in arch]]
     for layer in d2l.AlexNet().modules():
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d):
             channels = getattr(layer, "out_channels", channels)
             sizes = layer.kernel_size, layer.stride, layer.padding
-            layers.append((*(s if isinstance(s, int) else s[0] for s in sizes), channels))
+            kernel, stride, padding = (s if isinstance(s, int) else s[0] for s in sizes)
+            layers.append((kernel, stride, padding, channels))
+            sides.append((sides[-1] + 2 * padding - kernel) // stride + 1)
     convs = [layers[i] for i in (0, 2, 4, 5, 6)]
-    rows += [*zip(*layers, strict=True), *zip(*convs, strict=True)]
+    rows += [dict.fromkeys(sides), *zip(*layers, strict=True), *zip(*convs, strict=True)]
     return " | ".join(" ".join(map(str, row)) for row in rows)
 
 

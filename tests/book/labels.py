@@ -59,6 +59,7 @@ def names_exercises_by_their_numbers(text, page):
         begins = re.findall(r"^(\d(?:\.\d)?)(?=:|$)", label)
         mentions = [n for match in MENTION.findall(label) for n in match if n]
         named += [(number, target) for number in begins + mentions if link.endswith(".ipynb")]
+    named += re.findall(r"xercise (\d[\d.]*)'s \[[^]]*\]\((?:\.\./)?(\w+)\.ipynb", text)
     for number, target in named:
         if number != number_of.get(target):
             yield f"exercise {number} is {number_of.get(target)}, says the link to {target}"
@@ -198,8 +199,12 @@ SETTINGS = {
 }
 
 
+SIDE = re.compile(r"\b(?:[Aa]t|below|above|beats?) (\d\d+)(?![\d×]|\.\d| [x×])")
+
+
 def gives_settings_that_runs_have(text, page):
-    for name, pattern in SETTINGS.items():
+    sides = [("resolution", SIDE)] if page == "low_resolution" else []  # there all are of images
+    for name, pattern in [*SETTINGS.items(), *sides]:
         for value in pattern.findall(text):
             if value not in settings()[name]:
                 yield f"{name} {value}: the runs have {sorted(settings()[name])}"

@@ -131,6 +131,8 @@ RATIO = """| of | VGG | AlexNet | ratio |
         ("2, 2, 4, 4, 4, as in VGG-19", "2, 2, 4, 4, 3, as in VGG-19"),
         ("11, 5, 3, 3 and 3", "11, 5, 5, 3 and 3"),
         ("halved to 14, 7, 3, 1", "halved to 14, 7, 4, 1"),
+        ("in AlexNet 54, 26, then 12 and 5", "in AlexNet 54, 26, then 12 and 7"),
+        ("in 2014", "in 2038"),
         ("$2W + nA$", "$5W + nA$"),
         ("$2W + nA$", "$12W + nA$"),  # code adds 12, and multiplies with 2
         ("$n + 12$", "$n / 12$"),

@@ -39,6 +39,10 @@ MOMENTUM = "https://d2l.ai/chapter_optimization/momentum.html"
         ("[It](flops.ipynb), in exercise 1.2", "[It](flops.ipynb), in exercise 4"),
         ("exercises 1.2 and 1.3", "exercises 1.2 and 1.5"),
         (
+            "[1.1](parameters.ipynb) and exercise 1.2's [table](flops.ipynb)",
+            "[1.1](parameters.ipynb) and exercise 1.1's [table](flops.ipynb)",
+        ),
+        (
             "{grid-item-card} 1.1 How many?\n:link: parameters",
             "{grid-item-card} 1.2 How many?\n:link: parameters",
         ),
@@ -86,3 +90,9 @@ MOMENTUM = "https://d2l.ai/chapter_optimization/momentum.html"
 def test_a_wrong_name_is_noticed(right, wrong):
     assert mislabelled(right, "missing_layers") == []
     assert len(mislabelled(wrong, "missing_layers")) == 1
+
+
+def test_on_the_pages_about_low_resolution_a_number_after_at_is_a_side():
+    assert mislabelled("It does not fall at 84. At 56 it does.", "low_resolution") == []
+    assert len(mislabelled("It does not fall at 64. At 16 it does.", "low_resolution")) == 2
+    assert mislabelled("At 64 images it is faster.", "memory_and_speed") == []

@@ -103,7 +103,7 @@ def numbers(text, column=frozenset(), source="output"):
 NO_CLAIM = re.compile(
     r"""```.*?```|~~~.*?~~~ | `[^`\n]+` | <[a-z/!][^>]*> | <https?:[^>]*> | https?://\S+
     | \barxiv[:\s]\s*\d{4}\.\d{4,5}
-    | (?<![\d.,])(?:19[5-9]\d|20[0-3]\d)(?![.,]?\d|\s?(?:%|[×x·]|[a-z]*illion))
+    | (?<![\d.,])(?:199\d|20[12]\d)(?![.,]?\d|\s?(?:%|[×x·]|[a-z]*illion))
     | (?:\b(?:chapters?|exercises?|figures?|sections?|tables?|equations?|python|pytorch|torch
       |torchvision|cuda|version|by-sa|cells?|fc|(?<!one\ )seeds?|blocks?)|§)
       \s*\(?\d+(?:\.\d+)*
@@ -120,7 +120,7 @@ PRODUCT = re.compile(r"(?<![\w.])\d+(?:\s?[×x]\s?\d+)+(?![\w.]*\d)")  # shapes:
 # Three integers and more in a row: 1, 1, 2, 2 and 2; 1 + 1 + 2; 2-2-2.
 SEQUENCE = re.compile(
     r"(?<![\w.·×+−-])(?<![·×+−-] )"
-    r"\d+(?:(?:,? and |, | ?\+ ?|-)\d+(?![\w%]|\.\d)){2,}+(?! ?[·×%=*^])"
+    r"\d+(?:(?:,? and |, (?:then )?| ?\+ ?|-)\d+(?![\w%]|\.\d)){2,}+(?! ?[·×%=*^])"
 )
 SIDES = (28, 32, 56, 84, 224)  # of the images, on every page
 OF_SIDE = re.compile(
