@@ -69,6 +69,12 @@ ROLES = {  # of what stands left and right of an operator, as `written.role` has
 }
 
 
+def factors(node):
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return [*factors(node.left), *factors(node.right)]
+    return [node]
+
+
 def code_numbers(cell):
     """The numbers that code computes with: none of a cell that only draws, of a bare literal."""
     if "hide-input" in cell.metadata.get("tags", []):
@@ -86,7 +92,10 @@ def code_numbers(cell):
         if isinstance(node, ast.BinOp) and type(node.op) in ROLES:
             value = evaluate(ast.unparse(node))
             if value is None:
-                roles[node.left], roles[node.right] = ROLES[type(node.op)]
+                for side, use in zip((node.left, node.right), ROLES[type(node.op)], strict=True):
+                    roles.setdefault(side, use)
+                    if isinstance(node.op, ast.Add | ast.Sub) and factors(side) != [side]:
+                        roles |= dict.fromkeys(factors(side), use.replace("n", "·n"))
             else:  # of 9 * 64 * 128
                 yield Number(f"{value:.0f}", value, 1, source="part")
             if isinstance(node.op, ast.Mult) and ast.dump(node.left) == ast.dump(node.right):
@@ -190,7 +199,7 @@ def worked_out(markdown):
             proven = [result, *numbers(result.text)]
             if value == result.value and "⌊" not in expression:  # no other operand would be right
                 proven += numbers(expression)
-            proofs += (replace(number, source="text", role=role(number)) for number in proven)
+            proofs += (replace(number, source="text") for number in proven)
     return frozenset(replace(number, unit=None, before="", after="") for number in proofs)
 
 
@@ -310,7 +319,7 @@ def proofs_for(claim, evidence):
     """
     if claim.role:
         proofs = chain(evidence.near, (proof for proof in evidence.page if proof.source == "code"))
-        return (proof for proof in proofs if proof.role == claim.role)
+        return [p for p in proofs if claim.role in (p.role, p.role.strip("+-"))]
     digits = f"{claim.value:.0f}" if claim.source == "part" else claim.text.replace(".", "")
     is_long = len(digits.lstrip("0")) > 3
     proofs = chain(evidence.near, evidence.page if is_long or role(claim) else ())

@@ -11,6 +11,7 @@ import tomllib
 from functools import cache
 
 from claims import BOOK, ROOT
+from safetensors import safe_open
 from torch import nn
 
 import d2l_utils as d2l
@@ -210,6 +211,15 @@ def gives_settings_that_runs_have(text, page):
                 yield f"{name} {value}: the runs have {sorted(settings()[name])}"
 
 
+def gives_weights_their_seed(text, page):
+    """As the file of the weights has it."""
+    for path, said in re.findall(r"`(book/\S+\.safetensors)`[^.]*\bseed (\d+)", text):
+        with safe_open(ROOT / path, "pt") as file:
+            seed = file.metadata()["seed"]
+        if said != seed:
+            yield f"seed {said}: {path} has {seed}"
+
+
 def names_blocks_in_their_order(text, page):
     """Of five: block 4, or blocks 3 to 5."""
     for match in re.finditer(r"\bblocks? \d(?:, \d)*(?:(?: and | to )(?:block )?\d\b)?", text):
@@ -242,6 +252,7 @@ GUARDS = [
     names_layers_as_many_as_networks_have,
     gives_kernels_strides_and_paddings,
     gives_settings_that_runs_have,
+    gives_weights_their_seed,
     names_blocks_in_their_order,
     gives_papers_their_years,
     needs_the_python_of_the_package,

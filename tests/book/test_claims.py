@@ -42,7 +42,7 @@ def printed(text):
 PROVING = new_notebook(
     cells=[
         new_code_cell(
-            "side = 4096, 7, 215, 4, 9 * 66 * 128\nk * k * c\n1 - 2 / (3 * s)\n77",
+            "side = 4096, 7, 215, 4, 9 * 66 * 128\nk * k * c\n1 - 2 / (3 * s)\n3 * s - t\n77",
             outputs=[printed("128,807,306 parameters, 0.928\n98,304; 36,864")],
         ),
         new_code_cell(
@@ -136,6 +136,7 @@ RATIO = """| of | VGG | AlexNet | ratio |
         ("$2W + nA$", "$5W + nA$"),
         ("$2W + nA$", "$12W + nA$"),  # code adds 12, and multiplies with 2
         ("$n + 12$", "$n / 12$"),
+        ("$3F - G$", "$2F - G$"),  # code has 2 as a factor, but in no difference
         ("$k^2 c$", "$k^3 c$"),
         (r"$1 - \frac{2}{3s}$", "$1 - 4/(3s)$"),
         ("[8.0 times](x.md) as much", "[9.0 times](x.md) as much"),

@@ -26,6 +26,7 @@ def test_each_exercise_is_on_the_page_for_instructors():
 
 
 POINTS = "| points | what a grader looks for |\n|---:|---|\n| 2 | which |\n| 1 | why |\n| 1 | how |"
+WEIGHTS = "book/results/low_resolution/final.safetensors"
 PAPER = "https://arxiv.org/abs/1409.1556"
 MOMENTUM = "https://d2l.ai/chapter_optimization/momentum.html"
 
@@ -79,6 +80,7 @@ MOMENTUM = "https://d2l.ai/chapter_optimization/momentum.html"
         ("VGG's convolutions have padding 1", "VGG's convolutions have padding 2"),
         ("AlexNet's 3×3 poolings with stride 2", "AlexNet's 2×2 poolings with stride 2"),
         ("four blocks at 84, seed 2", "four blocks at 64, seed 2"),
+        (f"`{WEIGHTS}` holds the weights of seed 0", f"`{WEIGHTS}` holds the weights of seed 1"),
         ("the network at 224, seed 0", "the network at 224, seed 9"),
         ("a learning rate of 0.01, weight decay 0.0005", "a learning rate of 0.07"),
         ("momentum 0.9, label smoothing 0.1", "momentum 0.9, label smoothing 0.4"),

@@ -200,17 +200,29 @@ def integers(pattern, sentence):
 
 
 def role(number):
-    """How a formula uses a number n: "+n", "·n", "n/", "^n". The sign that binds it most counts."""
+    """How a formula uses a number n: "+n", "n/", "^n", or "·n", in a sum "+·n" or "·n-".
+
+    The sign that binds it most counts.
+    """
     before, after = number.before.rstrip(" "), number.after.lstrip(" ")
     while before.endswith(("(", "{")) and after.startswith((")", "}")):
         before, after = before[:-1], after[1:]
     after = re.sub("^[(√]", "·", after)  # 2(n + m)
     for signs in ("^", "·×*/", "+-"):
         for sign, use in ((before[-1:], "{}n"), (after[:1], "n{}")):
+            if sign and sign in "·×*":
+                return sum_of(before, after)
             if sign and sign in signs:
-                sign = "·" if sign in "×*" else sign
-                return f"{sign}n" if sign in "·+" else use.format(sign)
+                return "+n" if sign == "+" else use.format(sign)
     return ""
+
+
+def sum_of(before, after):
+    """The use of a factor: of 2 in `h + 2p - k` it is "+·n", in `2p` alone "·n"."""
+    if before.endswith(("+", "-")):
+        return f"{before[-1]}·n"
+    later = re.match(r"[^+\-=()]*([+-])", after)
+    return "·n" if later is None else "+·n" if later[1] == "+" else "·n-"
 
 
 def cells(text, head):
