@@ -119,6 +119,17 @@ def structure(config: Config) -> VGG:
     return materialize(net, config.input_shape)
 
 
+_made: dict[str, VGG] = {}
+
+
+def _checked(config: Config) -> VGG:
+    """Return `structure(config)`, made once for all variants of one network; only to look at."""
+    network = repr((config.arch, config.head, config.batch_norm, config.resolution))
+    if network not in _made:
+        _made[network] = structure(config)
+    return _made[network]
+
+
 def transformed(model: VGG, transform: Transform) -> VGG:
     """Return a new model, as `Config.transform` says, or the model itself if it says nothing."""
     ways = {"svd": compress.truncated_svd, "prune": compress.magnitude_pruning}
@@ -164,7 +175,7 @@ def _check_network(grid: Grid, name: str):
     if c.epochs == 0 and not c.start:
         raise ValueError(f"{place}.epochs is 0, but there is no start to evaluate")
     try:
-        structure(c)
+        _checked(c)
     except (OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{place}: this network is impossible: {error}") from error
 
@@ -189,7 +200,7 @@ def _check_sources(grid: Grid, name: str):
             raise ValueError(f"{place}.{key} is {value}; it must be {was}, as in {c.start!r}")
     if c.teacher:
         try:
-            materialize(structure(grid.variants[c.teacher]), c.input_shape)
+            materialize(_checked(grid.variants[c.teacher]), c.input_shape)
         except (RuntimeError, ValueError) as error:
             raise ValueError(f"{place}.teacher cannot take these images: {error}") from error
 
@@ -202,7 +213,9 @@ def _check_transform(grid: Grid, name: str):
         if c.transform["int8"] is not True or c.epochs:
             raise ValueError(f"{place}: int8 must be true, and epochs 0: it cannot be trained")
         return
+    if not c.transform:
+        return
     try:
-        transformed(structure(c), c.transform)
+        transformed(_checked(c), c.transform)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{place} is impossible: {error}") from error

@@ -14,6 +14,7 @@ WRONG_SETTINGS = {
     "lr = nan": "variants.a.lr: ",
     f"arch = [[1, {10**30}]]": "variants.a: this network is impossible: ",
     "resolution = 1": "variants.a: this network is impossible: images of 1 x 1",
+    "head = [0]": "variants.a: this network is impossible: a width of head is 0",
     "train_size = 50001\nholdout = 10000": "variants.a.train_size is 50001 and holdout 10000",
     "epochs = 0": "variants.a.epochs is 0",
     'start = "c"': "variants.a builds on 'c', which is no variant",
@@ -47,7 +48,7 @@ WRONG_GRIDS = {
 
 @pytest.mark.parametrize("settings", WRONG_SETTINGS)
 def test_a_wrong_setting_is_named(write, settings):
-    path = write(f"[variants.a]\n{settings}\n")
+    path = write(f"[variants.good]\n[variants.a]\n{settings}\n")
     with pytest.raises(ValueError, match=f"^{path}: .*{WRONG_SETTINGS[settings]}"):
         load_grid(path)
 
