@@ -18,7 +18,7 @@ import d2l_utils as d2l
 from d2l_lab import compress
 from d2l_lab.__main__ import main
 from d2l_lab.grid import Config, load_grid
-from d2l_lab.records import MANIFEST, differences, mcnemar, note, write_json
+from d2l_lab.records import MANIFEST, differences, mcnemar, note, permutation_test, write_json
 from d2l_lab.weights import load_card, load_model
 
 BOOK = Path(__file__).parents[2] / "book"
@@ -249,3 +249,19 @@ def test_mcnemars_test_is_exact(only_first, only_second, probability):
     counts = mcnemar(first, second, labels)
     assert counts[:2] == (only_first, only_second)
     assert counts[2] == pytest.approx(probability, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "probability"),
+    # By hand: of two and two dealt in six ways the outermost two, of two and one dealt in three.
+    # The last have equal means, whichever way their sums are rounded.
+    [
+        ([0.91, 0.92], [0.93, 0.94], 2 / 6),
+        ([0.91, 0.92], [0.93], 2 / 3),
+        ([0.91, 0.94], [0.92, 0.93], 1),
+        ([0.1, 0.7], [0.3, 0.5], 1),
+    ],
+)
+def test_a_permutation_test_counts_all_ways(first, second, probability):
+    assert permutation_test(first, second) == pytest.approx(probability)
+    assert permutation_test(second, first) == pytest.approx(probability)
