@@ -44,7 +44,6 @@ def places():
 # --- The guards: each takes a page's text and its name, and yields its complaints ---------------
 
 LINK = re.compile(r"\[([^][]*)\]\(([^)\s]*)\)")
-CARD = re.compile(r"\{grid-item-card\} ([\d.]+?)\.? .*\n:link: (\w+)")
 ROW = re.compile(r"^\| ([\d.]+?)\.? [A-Z].*\[\w+\]\((?:book/)?(\w+)\.ipynb\) \|$", re.MULTILINE)
 MENTION = re.compile(r"\bexercises? (\d[\d.]*\d|\d)(?: and (\d[\d.]*\d|\d))?", re.IGNORECASE)
 
@@ -53,7 +52,7 @@ def names_exercises_by_their_numbers(text, page):
     number_of = {name: number for name, (number, _, _) in exercises().items()}
     targets = {}
     named = [(number, page) for number in re.findall(r"^# Exercise ([\d.]+):", text)]
-    named += [pair for pattern in (CARD, ROW) for pair in pattern.findall(text)]
+    named += ROW.findall(text)
     for label, link in LINK.findall(text):
         target = re.sub(r".*/|\.ipynb.*", "", link)
         targets[target] = number_of.get(target)

@@ -118,6 +118,18 @@ def test_lab_opens_on_the_first_exercise_whose_hints_unfold_with_their_formulas(
     assert "\\times" not in hint.inner_text()  # a formula, as typed
 
 
+def test_the_first_page_shows_its_pictures_in_lab(page):
+    page.evaluate(
+        "jupyterapp.commands.execute('docmanager:open', {path: 'index.md'}).then(() => null)"
+    )
+    shown = page.locator(".jp-MarkdownViewer")
+    shown.get_by_role("link", name="Must the images be 224×224?").wait_for()
+    pictures = "[...document.querySelectorAll('.jp-MarkdownViewer img')]"
+    page.wait_for_function(f"{pictures}.every(picture => picture.naturalWidth)")
+    assert shown.locator("img").count() == 8
+    assert not re.search(r":::|^---|\{", shown.inner_text(), re.MULTILINE)  # as typed, for Sphinx
+
+
 def run_all(page):
     """Runs all cells and returns them with their outputs, as the browser has them."""
     page.evaluate("jupyterapp.commands.execute('notebook:clear-all-cell-outputs')")

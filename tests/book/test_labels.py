@@ -43,10 +43,7 @@ MOMENTUM = "https://d2l.ai/chapter_optimization/momentum.html"
             "[1.1](parameters.ipynb) and exercise 1.2's [table](flops.ipynb)",
             "[1.1](parameters.ipynb) and exercise 1.1's [table](flops.ipynb)",
         ),
-        (
-            "{grid-item-card} 1.1 How many?\n:link: parameters",
-            "{grid-item-card} 1.2 How many?\n:link: parameters",
-        ),
+        ("## [1.1: How many?](parameters.ipynb)", "## [1.2: How many?](parameters.ipynb)"),
         (
             "| 1. Slower? | Yes. | [memory_and_speed](book/memory_and_speed.ipynb) |",
             "| 2. Slower? | Yes. | [memory_and_speed](book/memory_and_speed.ipynb) |",

@@ -112,7 +112,7 @@ NO_CLAIM = re.compile(
       (?:\ of|\ to)?\s\d[\d.]*\d
     | <summary>Hint\s\d+ | ^\#+\s*\d+(?:\.\d+)*\.?\s | (?<=\[)\d(?:\.\d)?(?=[:\]]|\s(?-i:[A-Z]))
     | (?<=^\|)\s*\*{0,2}\d(?:\.\d)?\.?\s(?=(?-i:[A-Z])|\|)
-    | \{grid-item-card\}\s*\d+(?:\.\d+)*\.?\s | ^:[\w-]+:.*?(?=\s|$) | ^\s*\*{0,2}\d+\.(?=\s|\*|$)
+    | ^\s*\*{0,2}\d+\.(?=\s|\*|$)
     | (?:about|around)\s\d+\s(?:seconds|minutes|s|min)\b""",
     re.VERBOSE | re.IGNORECASE | re.MULTILINE | re.DOTALL,
 )
