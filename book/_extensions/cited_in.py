@@ -1,7 +1,6 @@
 """Shows the bibliography as a list that says of each entry which pages cite it.
 
-Pages of Markdown cite by a role. Notebooks cite by a plain link, which works outside of the book
-too: a page that links to an entry's url cites it.
+A page cites by a plain link, which works outside of the book too: to the entry's url.
 """
 
 from docutils import nodes
@@ -13,12 +12,6 @@ def pages_with_links(app):
     for name in [root, *app.env.toctree_includes.get(root, [])]:
         links = app.env.get_doctree(name).findall(nodes.reference)
         yield name, {node.get("refuri", "").split("#")[0] for node in links}
-
-
-def roles(app, key):
-    """The pages that cite an entry by a role."""
-    cites = app.env.get_domain("cite").citation_refs
-    return {cite.docname for cite in cites if key in {target.key for target in cite.targets}}
 
 
 def links(app, docname, names):
@@ -41,8 +34,8 @@ def list_citations(app, doctree, docname):
         entry = entries[node["ids"][0]]
         label, text = node.children
         text[:0] = [nodes.strong("", f"[{label.astext()}]"), nodes.Text(" ")]
-        url, by_role = entry.entry.fields["url"], roles(app, entry.key)
-        citing = [name for name, urls in pages.items() if url in urls or name in by_role]
+        url = entry.entry.fields["url"]
+        citing = [name for name, urls in pages.items() if url in urls]
         for place, link in enumerate(links(app, docname, citing)):
             text += [nodes.Text(", " if place else " Cited in: "), link]
         item = nodes.list_item("", text, ids=node["ids"])

@@ -27,9 +27,7 @@ from PIL import Image
 from test_notebooks import NOTEBOOKS, ROOT, code_cells, name_of, read
 
 # Where no number of a reader's stands: code, targets of links, HTML.
-ASIDE = re.compile(
-    r"```.*?```|`[^`\n]+`|\]\([^)]*\)|<[^>]*>|https?://\S+|^:[\w-]+:.*?$", re.DOTALL | re.MULTILINE
-)
+ASIDE = re.compile(r"```.*?```|`[^`\n]+`|\]\([^)]*\)|<[^>]*>|https?://\S+", re.DOTALL)
 TOKEN = re.compile(r"(?<![\w.,}])(?<![A-Za-z]-)\d+(?:(?:,|\{,\})\d{3})*(?:\.\d+)?(?![\w.]*\d)")
 
 
