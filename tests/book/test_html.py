@@ -175,13 +175,10 @@ def test_figures_are_numbered(pages):
 
 
 def test_a_reference_lists_the_pages_that_cite_it(pages):
-    """By a link, as notebooks do, and by a role."""
     page = pages[HTML / "book/references.html"]
     (entry,) = [tag for tag in page("li", id=True) if "1409.1556" in tag.text]
     citing = {tag["href"] for tag in entry("a", class_="internal")}
     assert {"vgg16_vgg19.html", "studies/why_deep_vggs_stall.html", "d2l_utils.html"} <= citing
-    role = pages[HTML / "book/d2l_utils.html"].find("a", href=f"references.html#{entry['id']}")
-    assert f"[{role.text}]" == entry.strong.text
 
 
 def test_every_formula_is_mathml_in_a_font_that_has_its_signs(book, pages):
