@@ -97,6 +97,7 @@ def test_a_page_weighs_what_it_names_and_nothing_else(tmp_path):
     assert measures._weight(page) == page.stat().st_size + 1200
 
 
+@pytest.mark.slow
 def test_the_training_in_a_process_of_its_own_runs_as_a_script(monkeypatch):
     monkeypatch.setattr(measures, "_TRAIN", measures._TRAIN.replace("{images}", "256"))
     assert measures.peak_memory(measures.OURS) > 1e8

@@ -161,6 +161,7 @@ def test_what_is_killed_again_and_again_is_done_in_the_end(nursery, grid, whole)
     check_all_is_done(grid, whole[0], kept)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_beside_other_runs_is_tidied(nursery, grid, whole):
     """Also of a run that is not in the grid any more, and once all is recorded."""
     (end,) = nursery.run(train(grid))
@@ -184,6 +185,7 @@ def test_what_a_killed_process_leaves_beside_other_runs_is_tidied(nursery, grid,
     check_all_is_done(grid, whole[0], {})
 
 
+@pytest.mark.slow
 def test_what_another_process_is_writing_is_left_alone(nursery, grid):
     """The one tidies while the other, with its lock held, has a part and waits to rename it."""
     run, parts = run_of(grid), []
@@ -201,6 +203,7 @@ def test_what_another_process_is_writing_is_left_alone(nursery, grid):
     assert not part.exists()
 
 
+@pytest.mark.slow
 def test_one_runner_takes_over_from_another_that_is_killed(nursery, grid, whole):
     lock = run_of(grid).record.with_suffix(".lock")
     first, second = nursery.run(

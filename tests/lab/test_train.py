@@ -304,6 +304,7 @@ def test_a_record_takes_its_place_on_another_file_system_too(write, monkeypatch)
     assert record_of(path) and not run_of(path).checkpoint.exists()
 
 
+@pytest.mark.slow
 def test_two_processes_do_each_run_once(write, tmp_path):
     path = write("[variants.a]\n[variants.b]\nstart = 'a'\n", top='question = ""\nseeds = [0, 1]\n')
     processes, begun = [start(path) for _ in range(2)], []
