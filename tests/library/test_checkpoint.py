@@ -1,5 +1,6 @@
 """Checkpoints: resumed to the bit, refused when settings differ, never half written."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -227,25 +228,27 @@ def test_a_checkpoint_is_written_whole_or_not_at_all(path, monkeypatch):
     assert os.listdir(path.parent) == ["run.pt"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """Stands in for a disk that is full: no file may grow beyond 8 KiB."""
+    """Stands in for a full disk: no file may grow beyond 8 KiB, the report of the tests neither."""
     resource = pytest.importorskip("resource")  # Windows has none
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_full_disk_is_named_and_the_old_checkpoint_stays(path, request, monkeypatch):
+def test_a_full_disk_is_named_and_the_old_checkpoint_stays(path, monkeypatch):
     save_run(path)
     content = path.read_bytes()
     assert len(content) > 8192
-    request.getfixturevalue("full_disk")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 2**20))
-    with pytest.raises(OSError, match=r"^\[Errno 27\] File too large; its disk has 3 MiB.*run\.pt"):
+    full = r"^\[Errno 27\] File too large; its disk has 3 MiB.*run\.pt"
+    with pytest.raises(OSError, match=full), full_disk():
         save_run(path, epochs=3)
     assert path.read_bytes() == content
     assert os.listdir(path.parent) == ["run.pt"]
