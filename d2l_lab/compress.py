@@ -188,7 +188,9 @@ def int8(model: nn.Module) -> nn.Module:
     """Return the model with its linear layers' weights in int8, for inference only.
 
     The quantisation is dynamic: each row of weights has one scale, found now, and each row of
-    inputs one that is found as it comes. It needs torchao from 0.18 on.
+    inputs one that is found as it comes. It needs torchao from 0.18 on. Where the environment's
+    ONEDNN_MAX_CPU_ISA takes VNNI from a processor that has it, sums overflow: see
+    https://github.com/pytorch/pytorch/pull/136942.
 
     >>> from d2l_utils.models import VGG
     >>> small = VGG(((1, 8),), head=(64,))

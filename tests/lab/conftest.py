@@ -1,8 +1,10 @@
 """What all tests of the laboratory share: data that are read once, and grids that are tiny."""
 
 import functools
+import os
 
 import pytest
+import torch
 from tiny_grid import DEFAULTS, TOP, VARIANT
 
 from d2l_lab import __main__ as command
@@ -38,3 +40,16 @@ def write(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def int8_adds_up():
+    """Skips where oneDNN is told to do without VNNI, and then lets sums of bytes overflow.
+
+    PyTorch, which avoids oneDNN on processors without it, does not look at that setting:
+    https://github.com/pytorch/pytorch/pull/136942. On such processors int8 is right.
+    """
+    most = torch.full((32, 32), 127, dtype=torch.int8)
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    if allowed and int(torch._int_mm(most, most).max()) != 32 * 127**2:
+        pytest.skip(f"with ONEDNN_MAX_CPU_ISA={allowed} sums of bytes overflow")

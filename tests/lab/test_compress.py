@@ -81,7 +81,7 @@ def test_logits_are_the_originals_where_nothing_is_lost(way, name, biased):
 
 
 @torch.no_grad()
-def test_int8_is_close_and_a_quarter_of_the_bytes():
+def test_int8_is_close_and_a_quarter_of_the_bytes(int8_adds_up):
     model, X = build(), images()
     small = compress.int8(model)
     logits, rounded = model(X), small(X)

@@ -21,7 +21,7 @@ FAMILY = "".join(f'[variants.{name}]\nstart = "base"\n{s}\n' for name, s in FROM
 FAMILY += '[variants.distilled]\nhead = "gap"\nteacher = "base"\nepochs = 1\n[variants.base]\n'
 
 
-def test_what_others_build_on_is_trained_first(write, tmp_path, capsys):
+def test_what_others_build_on_is_trained_first(write, tmp_path, capsys, int8_adds_up):
     path = write(FAMILY)
     assert train(path, "--precision", "float32") == 0
     started = [line.split()[1] for line in capsys.readouterr().out.splitlines() if line[0] == "["]
